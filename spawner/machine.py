@@ -1,0 +1,79 @@
+"""What this machine has to offer servers: images that are there, and GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from pathlib import Path
+
+import yaml
+
+from spawner.profile_list import Capabilities
+from studovna.podman import Podman, PodmanError
+
+log = logging.getLogger("jupyterhub.studovna")
+
+CDI_FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))
+"""Where the Container Device Interface describes devices.
+
+https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md
+"""
+MAX_AGE = 10.0
+
+
+def gpus(folders: tuple[Path, ...] = CDI_FOLDERS) -> dict[str, int]:
+    """How many devices of each CDI kind there are, the ``all`` device left out.
+
+    NVIDIA names MIG slices ``0:1`` in the same kind as whole GPUs; those count as slices only
+    where the specification says which profile they have, so here they are left out.
+    """
+    devices: dict[str, set[str]] = {}
+    for file in sorted(spec for folder in folders for spec in folder.glob("*.*")):
+        if file.suffix not in (".yaml", ".yml", ".json"):
+            continue
+        try:
+            spec = yaml.safe_load(file.read_text())
+            names = {str(device["name"]) for device in spec["devices"]}
+            kind = str(spec["kind"])
+        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            continue
+        whole = {name for name in names if name.isdigit()}
+        devices.setdefault(kind, set()).update(whole)
+    return {kind: len(names) for kind, names in devices.items() if names}
+
+
+class Machine:
+    """The machine's capabilities, asked again when older than ``MAX_AGE`` seconds."""
+
+    def __init__(self, podman: Podman, registry: str = "") -> None:
+        self._podman = podman
+        self._registry = registry
+        self._known: Capabilities | None = None
+        self._asked = 0.0
+        self._asking = asyncio.Lock()
+
+    async def capabilities(self) -> Capabilities:
+        """Images and GPUs; many who ask at once cost one question.
+
+        When podman does not answer, what was known stays: pages are still shown, and a start then
+        says what is wrong with podman itself.
+        """
+        async with self._asking:
+            if self._known is None or time.monotonic() - self._asked > MAX_AGE:
+                try:
+                    self._known = await self._ask()
+                    self._asked = time.monotonic()
+                except PodmanError as error:
+                    log.error("Podman cannot be asked for images: %s %s", error, error.stderr)
+                    return self._known or Capabilities(images=None, registry=self._registry)
+            return self._known
+
+    async def _ask(self) -> Capabilities:
+        listed = json.loads(await self._podman.arun("images", "--format", "json") or "[]")
+        images = {
+            str(name): int(image["Size"]) for image in listed for name in image.get("Names") or ()
+        }
+        there = await asyncio.to_thread(gpus)
+        return Capabilities(gpus=there, images=images, registry=self._registry)

@@ -1,0 +1,352 @@
+"""Profiles as KubeSpawner's ``profile_list``.
+
+Pure. The form, the REST API and jupyterhub-fancy-profiles all see the same list; what only our own
+page needs stands beside KubeSpawner's keys under ``studovna``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from studovna.fields import VALUE, Localised
+from studovna.profile_rules import ways
+from studovna.profile_schema import (
+    CATEGORIES,
+    Choice,
+    Effects,
+    Option,
+    Profile,
+    Unlisted,
+    UnlistedEffects,
+    default_choice,
+)
+from studovna.site import Site
+from studovna.text import Text
+from studovna.units import MIB
+
+DEFAULT_SHM = 64 * MIB  # what container runtimes give
+
+
+@dataclass(frozen=True)
+class GpuNode:
+    """A node with GPUs: its labels, and by resource name how many it has and how many are free."""
+
+    labels: Mapping[str, str]
+    gpus: Mapping[str, int]
+    free: Mapping[str, int]
+
+    def has(self, labels: Mapping[str, str]) -> bool:
+        """Whether the node has all these labels."""
+        return labels.items() <= self.labels.items()
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What this machine or cluster has.
+
+    ``gpus``: how many there are, by Kubernetes resource name; None when that is not known (a start
+    then finds out). ``nodes``: where they are; None on one machine. ``images``: size in bytes of
+    the images that are there, by full reference; None when that is not known (any may be pulled).
+    ``registry``: what the images begin with that Binder builds, such as ``127.0.0.1:5000/binder/``;
+    empty without Binder.
+    """
+
+    gpus: Mapping[str, int] | None = field(default_factory=dict)
+    images: Mapping[str, int] | None = None
+    registry: str = ""
+    nodes: Sequence[GpuNode] | None = None
+
+
+def compile_profiles(
+    profiles: Mapping[str, Profile],
+    site: Site,
+    groups: Collection[str],
+    capabilities: Capabilities,
+    include_hidden: bool = True,
+) -> list[dict[str, Any]]:
+    """KubeSpawner's ``profile_list`` for a person who is in ``groups``.
+
+    Hidden profiles are marked ``["studovna"]["hidden"]``; a page leaves them out, the hub's
+    callable needs them. An empty list means that the person may start nothing, which
+    ``spawner.options`` refuses (KubeSpawner itself would start its own default).
+    """
+    compiled = [
+        _profile(slug, profile, site, capabilities)
+        for slug, profile in profiles.items()
+        if (include_hidden or not profile.hidden)
+        and (not profile.access.groups or set(profile.access.groups) & set(groups))
+    ]
+    able = [item for item in compiled if item["studovna"]["unavailable"] is None]
+    shown = [item for item in able if not item["studovna"]["hidden"]]
+    marked = [item for item in shown if profiles[item["slug"]].default]
+    for item in (marked or shown or able or compiled)[:1]:
+        item["default"] = True
+    return compiled
+
+
+def _profile(slug: str, profile: Profile, site: Site, able: Capabilities) -> dict[str, Any]:
+    gpu_names = _gpu_names(profile, able)
+    options = {
+        name: _option(name, option, site, able, gpu_names)
+        for name, option in profile.options.items()
+    }
+    base = {"shm_size": DEFAULT_SHM, "home_kind": "person", "walltime": 0, "default_url": ""}
+    base |= _overrides(profile, site, able, frozenset())
+    compiled: dict[str, Any] = {
+        "slug": slug,
+        "display_name": profile.title.en,
+        "description": profile.description.en if profile.description else "",
+        "default": False,
+        "kubespawner_override": base,
+    }
+    if options:
+        compiled["profile_options"] = options
+    compiled["studovna"] = {
+        "title": profile.title.as_dict(),
+        "description": _both(profile.description),
+        "category": profile.category,
+        "category_title": _category(profile).as_dict(),
+        "icon": profile.icon,
+        "hidden": profile.hidden,
+        "unavailable": _profile_unavailable(profile, options, site, able),
+        "resources": _resources(base),
+    }
+    return compiled
+
+
+def _profile_unavailable(
+    profile: Profile, options: Mapping[str, Any], site: Site, able: Capabilities
+) -> Text | None:
+    replaced = {
+        name
+        for option in profile.options.values()
+        for name in ("image", "gpu")
+        if all(getattr(way, name) is not None for way in ways(option))
+    }
+    reason: Text | None = None
+    for option in options.values():
+        reasons = [choice["studovna"]["unavailable"] for choice in option["choices"].values()]
+        if option["unlisted_choice"]["enabled"]:
+            reasons.append(option["unlisted_choice"]["studovna"]["unavailable"])
+        if None not in reasons:
+            reason = reason or reasons[0]
+    # An option that cannot be met (no GPU) says more than an image that is not built yet.
+    return reason or _unavailable(profile.model_copy(update=dict.fromkeys(replaced)), site, able)
+
+
+def _option(
+    name: str, option: Option, site: Site, able: Capabilities, gpu_names: frozenset[str]
+) -> dict[str, Any]:
+    choices = {
+        slug: _choice(choice, site, able, gpu_names) for slug, choice in option.choices.items()
+    }
+    first = default_choice(option)
+    usable = [slug for slug, item in choices.items() if item["studovna"]["unavailable"] is None]
+    if first is not None and first not in usable and usable:
+        first = usable[0]
+    for slug, item in choices.items():
+        item["default"] = slug == first
+    compiled: dict[str, Any] = {
+        "display_name": option.title.en,
+        "choices": choices,
+        "unlisted_choice": {"enabled": False},
+        "studovna": {
+            "title": option.title.as_dict(),
+            "description": _both(option.description),
+        },
+    }
+    if option.unlisted is not None:
+        compiled["unlisted_choice"] = _unlisted(option.unlisted, site, able, gpu_names)
+        if name == "image" and option.unlisted.image == VALUE and site.binder.enabled:
+            compiled["dynamic_image_building"] = {"enabled": True}
+    return compiled
+
+
+def _choice(
+    choice: Choice, site: Site, able: Capabilities, gpu_names: frozenset[str]
+) -> dict[str, Any]:
+    overrides = _overrides(choice, site, able, gpu_names)
+    return {
+        "display_name": choice.title.en,
+        "description": choice.description.en if choice.description else "",
+        "default": False,
+        "kubespawner_override": overrides,
+        "studovna": {
+            "title": choice.title.as_dict(),
+            "description": _both(choice.description),
+            "unavailable": _unavailable(choice, site, able),
+            "resources": _resources(overrides),
+        },
+    }
+
+
+def _unlisted(
+    unlisted: Unlisted, site: Site, able: Capabilities, gpu_names: frozenset[str]
+) -> dict[str, Any]:
+    pattern, reason = unlisted.pattern, _unavailable(unlisted, site, able)
+    if unlisted.own_registry:
+        pattern = f"{_escape(able.registry)}(?:{pattern})"
+        if not able.registry:
+            reason = Text("Binder builds these images, and this site runs no Binder.")
+    overrides = _overrides(unlisted, site, able, gpu_names)
+    return {
+        "enabled": True,
+        "display_name": unlisted.title.en,
+        "display_name_in_choices": unlisted.title.en,
+        "description_in_choices": unlisted.message.en,
+        "validation_regex": f"^(?:{pattern})$",
+        "validation_message": unlisted.message.en,
+        "kubespawner_override": overrides,
+        "studovna": {
+            "title": unlisted.title.as_dict(),
+            "message": unlisted.message.as_dict(),
+            "placeholder": unlisted.placeholder,
+            "max_length": unlisted.max_length,
+            "unavailable": reason,
+            "resources": _resources(overrides),
+        },
+    }
+
+
+def _escape(text: str) -> str:
+    """``re.escape`` for Python and browsers alike, which refuse needless backslashes."""
+    return re.sub(r"[.^$*+?()\[\]{}|\\/]", r"\\\g<0>", text)
+
+
+def _both(text: Localised | None) -> dict[str, str]:
+    return text.as_dict() if text else {"en": "", "cs": ""}
+
+
+def _category(profile: Profile) -> Localised:
+    known = CATEGORIES.get(profile.category)
+    word = profile.category.replace("-", " ").capitalize()
+    return profile.category_title or known or Localised(en=word)
+
+
+def _gpu_resource(name: str, able: Capabilities) -> str:
+    """The resource that "any" stands for: what there is most of, else whole NVIDIA GPUs."""
+    if name != "any":
+        return name
+    there = sorted((-n, resource) for resource, n in (able.gpus or {}).items() if n > 0)
+    return there[0][1] if there else "nvidia.com/gpu"
+
+
+def _gpu_names(profile: Profile, able: Capabilities) -> frozenset[str]:
+    every: list[Effects | UnlistedEffects] = [profile]
+    for option in profile.options.values():
+        every += ways(option)
+    return frozenset(_gpu_resource(e.gpu.resource, able) for e in every if e.gpu)
+
+
+def _overrides(
+    effects: Effects | UnlistedEffects,
+    site: Site,
+    able: Capabilities,
+    gpu_names: frozenset[str],
+) -> dict[str, Any]:
+    """KubeSpawner's traits for some effects. ``gpu_names``: other GPU resources to take back."""
+    traits: dict[str, Any] = {}
+    if effects.image is not None:
+        own = effects.image == VALUE
+        traits["image"] = VALUE if own else site.image_reference(effects.image)
+    if effects.cpu is not None:
+        traits |= {"cpu_guarantee": effects.cpu.request, "cpu_limit": effects.cpu.limit}
+    if effects.memory is not None:
+        traits |= {"mem_guarantee": effects.memory.request, "mem_limit": effects.memory.limit}
+    if effects.gpu is not None:
+        # KubeSpawner merges maps; None takes a resource back that something earlier has set.
+        name = _gpu_resource(effects.gpu.resource, able)
+        amount: dict[str, str | None] = dict.fromkeys(sorted(gpu_names - {name}))
+        amount[name] = str(effects.gpu.count)
+        traits |= {"extra_resource_limits": amount, "extra_resource_guarantees": dict(amount)}
+    traits |= {
+        "shm_size": effects.shm,
+        "environment": effects.env,
+        "cmd": effects.command,
+        "default_url": effects.default_url,
+        "home_kind": effects.home,
+        "node_selector": effects.node_selector,
+        "http_timeout": effects.answer_seconds,
+    }
+    if effects.tolerations is not None:
+        traits["tolerations"] = [t.model_dump(exclude_none=True) for t in effects.tolerations]
+    if effects.walltime_hours is not None:
+        traits["walltime"] = int(effects.walltime_hours * 3600)
+    return {
+        name: dict(value) if isinstance(value, dict) else value
+        for name, value in traits.items()
+        if value is not None
+    }
+
+
+def _unavailable(effects: Effects | UnlistedEffects, site: Site, able: Capabilities) -> Text | None:
+    reason = _gpu_unavailable(effects, site, able)
+    if reason is not None:
+        return reason
+    image = effects.image
+    if image and image != VALUE and "/" not in image and able.images is not None:
+        if site.image_reference(image) not in able.images:
+            return Text("The image {image} is not built on this machine yet.", image=image)
+    return None
+
+
+def _gpu_unavailable(
+    effects: Effects | UnlistedEffects, site: Site, able: Capabilities
+) -> Text | None:
+    if effects.gpu is None or able.gpus is None:
+        return None
+    name, count = _gpu_resource(effects.gpu.resource, able), effects.gpu.count
+    needed = count if isinstance(count, int) else 1
+    if not any(able.gpus.values()):
+        if site.engine == "podman":
+            return Text("This machine has no GPU that servers could use.")
+        return Text("This cluster has no GPU that servers could use.")
+    if able.nodes is None:
+        there = able.gpus.get(name, 0)
+        free = there
+    else:
+        # A pod runs on one node: what others have is of no use to it.
+        nodes = [node for node in able.nodes if node.has(effects.node_selector or {})]
+        there = max((node.gpus.get(name, 0) for node in nodes), default=0)
+        free = max((node.free.get(name, 0) for node in nodes), default=0)
+    if there < needed:
+        return Text(
+            "This needs {needed} of {name}, and there are {there} here.",
+            needed=needed,
+            name=name,
+            there=there,
+        )
+    if free < needed:
+        return Text(
+            "This needs {needed} of {name}; {free} of {there} are free now. Try again later.",
+            needed=needed,
+            name=name,
+            free=free,
+            there=there,
+        )
+    return None
+
+
+_SHOWN = {
+    "cpu_guarantee": "cpu_request",
+    "cpu_limit": "cpu_limit",
+    "mem_guarantee": "memory_request",
+    "mem_limit": "memory_limit",
+    "shm_size": "shm",
+}
+
+
+def _resources(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What a page's live summary adds up: cores, bytes, GPUs by name; ``{value}`` if typed."""
+    shown = {key: overrides[trait] for trait, key in _SHOWN.items() if trait in overrides}
+    gpus = overrides.get("extra_resource_limits")
+    if gpus is not None:
+        shown["gpus"] = {
+            name: int(count) if count != VALUE else VALUE
+            for name, count in gpus.items()
+            if count is not None
+        }
+    return shown

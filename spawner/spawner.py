@@ -1,0 +1,287 @@
+"""A person's choices and a profile become one pod, the same for every engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from jupyterhub.utils import utcnow
+from kubespawner import KubeSpawner
+from kubespawner.slugs import is_valid_label, safe_slug
+from traitlets import Bool, Enum, Instance, Integer, default
+
+from spawner.deployment import Deployment
+from spawner.engine import Claim
+from spawner.options import (
+    BINDER_KEYS,
+    OptionsError,
+    from_binderhub,
+    normalise_options,
+    typed_overrides,
+)
+from spawner.profile_list import Capabilities, compile_profiles
+from spawner.quota import Resources, check_quota
+from spawner.refusals import StartRefused
+from studovna.text import Text
+
+HOME = "/home/jovyan"
+MAX_PROGRESS_EVENTS = 500
+
+
+class ProfileSpawner(KubeSpawner):
+    """KubeSpawner with checked options, a quota, restricted pods and homes that outlive servers.
+
+    The order of a start is KubeSpawner's: ``load_user_options`` applies the profile, and only
+    then is the quota asked, because only then is it known what the server will use.
+    """
+
+    deployment = Instance(Deployment, config=True, help="The site this hub serves.")
+
+    shm_size = Integer(
+        64 * 1024**2,
+        help="Bytes of /dev/shm, a memory volume inside the server's memory limit.",
+    )
+    home_kind = Enum(
+        ["person", "server", "none"],
+        "person",
+        help="Whose home is mounted: the person's, one of this server's own, or none.",
+    )
+    user_options: dict[str, Any]
+    extra_pod_config: dict[str, Any]
+    walltime = Integer(0, help="Seconds after which the pod is ended whatever it does; 0: never.")
+
+    # A pod, always: Pod Security "restricted" holds for every server.
+    # https://kubernetes.io/docs/concepts/security/pod-security-standards/
+    @default("uid")
+    def _uid(self) -> int:
+        return 1000
+
+    @default("gid")
+    def _gid(self) -> int:
+        return 100
+
+    @default("fs_gid")
+    def _fs_gid(self) -> int:
+        return 100
+
+    @default("container_security_context")
+    def _container_security_context(self) -> dict[str, Any]:
+        return {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+
+    @default("pod_security_context")
+    def _pod_security_context(self) -> dict[str, Any]:
+        return {
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+
+    # A claim deleted by hand is made again at the next start, instead of being waited for.
+    remember_pvc_name = Bool(False)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.reserved: Resources | None = None
+        self.last_end: dict[str, Any] | None = None
+        self._events: list[dict[str, object]] = []
+        self._events_changed = asyncio.Event()
+        super().__init__(*args, **kwargs)
+
+    # Profiles
+
+    @default("profile_list")
+    def _profile_list_default(self) -> Any:
+        return type(self).offered_profiles
+
+    @default("options_form")
+    def _options_form_default(self) -> str:
+        # The spawn page draws the profiles itself; JupyterHub only asks whether there is a form.
+        return " "
+
+    @default("apply_user_options")
+    def _apply_user_options_default(self) -> Any:
+        # Options are applied by load_user_options, with the profile; there is nothing left to do.
+        return lambda spawner, user_options: None
+
+    async def capabilities(self) -> Capabilities:
+        """What the place where pods run has to offer (images, GPUs)."""
+        raise NotImplementedError
+
+    async def offered_profiles(self) -> list[dict[str, Any]]:
+        """The profiles this person may start, in KubeSpawner's ``profile_list`` format."""
+        return compile_profiles(
+            self.deployment.profiles,
+            self.deployment.site,
+            {group.name for group in self.user.groups},
+            await self.capabilities(),
+            include_hidden=True,
+        )
+
+    async def load_user_options(self) -> None:
+        """Check the person's choices, apply the profile, and take its share of the quota.
+
+        Raises ``StartRefused`` with a sentence that names the wrong option or the numbers of the
+        quota. There is no ``await`` between asking the quota and holding the share, so two
+        starts at the same moment cannot both take what is left.
+        """
+        self._tell(Text("Checking your choices"), 5)
+        profiles = await self.offered_profiles()
+        try:
+            self.user_options = normalise_options(
+                profiles, from_binderhub(self.user_options or {}), BINDER_KEYS
+            )
+        except OptionsError as error:
+            raise StartRefused(error.text, reason="options") from error
+        await super().load_user_options()
+        self._apply_volumes()
+        if self.walltime:
+            limit = {"activeDeadlineSeconds": self.walltime}
+            self.extra_pod_config = {**self.extra_pod_config, **limit}
+        self._reserve()
+
+    def _apply_overrides(self, spawner_override: dict[str, Any]) -> None:
+        # What a person typed arrives as text; cores and sizes are numbers.
+        super()._apply_overrides(typed_overrides(spawner_override))
+
+    def _apply_volumes(self) -> None:
+        volumes: list[dict[str, Any]] = [
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(self.shm_size)}}
+        ]
+        mounts = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - the pod's own
+        if self.home_kind == "none":
+            self.storage_pvc_ensure = False
+        else:
+            template = "home-{username}" if self.home_kind == "person" else "home-of-{user_server}"
+            self.pvc_name = self._expand_user_properties(template)
+            self.storage_pvc_ensure = True
+            volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": self.pvc_name}})
+            mounts.append({"name": "home", "mountPath": HOME})
+        self.volumes = volumes
+        self.volume_mounts = mounts
+
+    # Quota
+
+    def _reserve(self) -> None:
+        wanted = Resources.from_traits(
+            {
+                "cpu_guarantee": self.cpu_guarantee,
+                "cpu_limit": self.cpu_limit,
+                "mem_guarantee": self.mem_guarantee,
+                "mem_limit": self.mem_limit,
+                "extra_resource_limits": self.extra_resource_limits,
+            }
+        )
+        refusal = check_quota(self.deployment.site.project, self.others_reserved(), wanted)
+        if refusal:
+            raise StartRefused(refusal, reason="quota", status_code=403)
+        self.reserved = wanted
+
+    def others_reserved(self) -> list[Resources]:
+        """What the person's other servers hold, those that are just starting included."""
+        return [
+            other.reserved
+            for other in self.user.spawners.values()
+            if other is not self and other.active and other.reserved is not None
+        ]
+
+    # State
+
+    def get_state(self) -> dict[str, Any]:
+        state = super().get_state()
+        if self.reserved is not None:
+            state["reserved"] = self.reserved.as_dict()
+            if self.home_kind != "none":
+                state["home"] = self.pvc_name
+        if self.last_end is not None:
+            state["last_end"] = self.last_end
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        if "reserved" in state:
+            self.reserved = Resources.from_dict(state["reserved"])
+        # Which home is in use is known after the hub has been started again, too.
+        if "home" in state:
+            self.pvc_name = state["home"]
+        self.last_end = state.get("last_end")
+
+    def clear_state(self) -> None:
+        super().clear_state()
+        self.reserved = None
+
+    # Homes
+
+    async def homes(self) -> list[Claim]:
+        """Every home of this person, those of deleted servers included."""
+        raise NotImplementedError
+
+    async def erase_home(self, name: str) -> None:
+        """Delete a home and all that is in it. Raises ``ClaimInUse`` while a server mounts it."""
+        raise NotImplementedError
+
+    def home_labels(self) -> dict[str, str]:
+        """The labels by which a person's homes are found."""
+        return {
+            "hub.jupyter.org/username": safe_slug(self.user.name, is_valid=is_valid_label),
+            "component": "singleuser-storage",
+        }
+
+    async def delete_forever(self) -> None:
+        """A server or a person is deleted: the homes stay until somebody erases them by name."""
+        self.log.info("%s is deleted; its home %s is kept.", self._log_name, self.pvc_name)
+
+    # Progress
+
+    def _tell(self, sentence: Text, progress: int | None = None) -> None:
+        """Add a sentence to the start's progress, which everyone who watches it reads."""
+        event: dict[str, object] = {**sentence.as_event(), "at": utcnow().isoformat()}
+        if progress is not None:
+            event["progress"] = progress
+        if len(self._events) < MAX_PROGRESS_EVENTS:
+            self._events.append(event)
+        self._events_changed.set()
+        self._events_changed = asyncio.Event()
+
+    def start(self) -> Any:
+        self._events = []
+        self.last_end = None
+        future = super().start()
+        future.add_done_callback(self._start_is_over)
+        return future
+
+    def _start_is_over(self, start: asyncio.Future[str]) -> None:
+        self._events_changed.set()
+        error = None if start.cancelled() else start.exception()
+        if isinstance(error, StartRefused):
+            # JupyterHub forgets it as soon as somebody opens the form again.
+            refusal = error.jupyterhub_message.as_event()
+            self.last_end = {**refusal, "failed": True, "at": utcnow().isoformat()}
+
+    async def progress(self) -> AsyncIterator[dict[str, object]]:
+        """The sentences of this start, from its beginning, until it ends."""
+        sent = 0
+        while True:
+            changed = self._events_changed
+            finished = self._start_future is not None and self._start_future.done()
+            while sent < len(self._events):
+                yield self._events[sent]
+                sent += 1
+            if finished:
+                return
+            await changed.wait()
+
+
+def last_end(orm: Any, live: ProfileSpawner | None) -> dict[str, Any] | None:
+    """How the latest run of a server ended, when it did not end by being stopped.
+
+    ``orm`` is the server in JupyterHub's database, if there is one; ``live`` its spawner.
+    """
+    if live is not None:
+        return live.last_end
+    found: dict[str, Any] | None = (orm.state or {}).get("last_end") if orm else None
+    return found

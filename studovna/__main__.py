@@ -1,0 +1,5 @@
+"""``python -m studovna`` is the ``studovna`` command."""
+
+from studovna.cli import app
+
+app()

@@ -1,0 +1,276 @@
+"""What breaks: each fault is a sentence where the person is; no home and no server is lost.
+
+These tests change the site under them, so they have one of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from studovna import hub_process
+from studovna.paths import ROOT
+from studovna.podman import Podman, PodmanError
+from tests.site import RunningSite, running_site, wait_for, why_not
+
+CPU = {"profile": "cpu"}
+
+TALKATIVE = """
+title: Ends while starting
+image: lab
+cpu: {request: 0.1, limit: 1}
+memory: {request: 64M, limit: 256M}
+command: [sh, -c, "echo the licence file is missing; exit 3"]
+"""
+SILENT = """
+title: Never answers
+image: lab
+cpu: {request: 0.1, limit: 1}
+memory: {request: 64M, limit: 256M}
+answer_seconds: 6
+command: [sleep, "300"]
+"""
+GREEDY = """
+title: Takes all memory
+image: lab
+cpu: {request: 0.1, limit: 1}
+memory: {request: 64M, limit: 128M}
+command: [python3, -c, "x = bytearray(1 << 30)"]
+"""
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
+    """A site with profiles that fail in three ways."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("fragile")
+    profiles = folder / "profiles"
+    profiles.mkdir()
+    for name, text in {"ends": TALKATIVE, "silent": SILENT, "greedy": GREEDY}.items():
+        (profiles / f"{name}.yaml").write_text(text)
+    (profiles / "cpu.yaml").write_text((ROOT / "profiles/cpu.yaml").read_text())
+    with running_site(folder, profiles=profiles) as running:
+        yield running
+
+
+def failed_start(site: RunningSite, person: str, profile: str) -> str:
+    """Ask for a start that fails; the sentence that the person gets."""
+    client = site.client(person)
+    reply = client.post(f"/hub/api/users/{person}/servers/s", json={"profile": profile})
+    if reply.is_success:  # slower than the ten seconds that the hub holds the request
+        events = client.get(f"/hub/api/users/{person}/servers/s/progress", timeout=180).text
+        assert '"failed": true' in events
+        return events
+    assert reply.status_code >= 400, reply.text
+    return reply.json()["message"]
+
+
+def test_a_server_that_ends_says_its_exit_code_and_last_words(fragile: RunningSite) -> None:
+    message = failed_start(fragile, "ana", "ends")
+    assert "exit code 3" in message
+    assert "the licence file is missing" in message
+
+
+def test_out_of_memory_is_said_as_such(fragile: RunningSite) -> None:
+    message = failed_start(fragile, "ana", "greedy")
+    assert "memory" in message
+    assert "0.1 GB" in message
+
+
+def test_a_container_killed_from_outside_is_noticed_and_told(fragile: RunningSite) -> None:
+    client = fragile.start("bob", "work", CPU)
+    client.put(
+        "/user/bob/work/api/contents/kept.txt",
+        json={"type": "file", "format": "text", "content": "kept"},
+    )
+    fragile.podman.run("kill", "--signal", "KILL", fragile.pod("jupyter-bob--work"))
+    wait_for(lambda: fragile.server(client, "bob", "work") is None, 40)
+    assert "killed from outside" in fragile.log()
+    client.post("/hub/api/users/bob/servers/work")
+    wait_for(lambda: fragile.answers(client, "bob", "work"), 60)
+    assert client.get("/user/bob/work/api/contents/kept.txt").json()["content"] == "kept"
+    client.request("DELETE", "/hub/api/users/bob/servers/work")
+
+
+def test_a_killed_hub_finds_its_servers_again(fragile: RunningSite) -> None:
+    client = fragile.start("eva", "work", CPU)
+    before = fragile.server(client, "eva", "work")
+    container = fragile.podman.run("ps", "-q", "--filter", "name=jupyter-eva--work")
+    fragile.kill_hub()
+    # The proxy goes on: the person works while there is no hub.
+    assert client.get("/user/eva/work/api").status_code == 200
+    fragile.up()
+    after = fragile.server(client, "eva", "work")
+    assert before is not None and after is not None
+    assert after["started"] == before["started"]
+    assert fragile.answers(client, "eva", "work")
+    assert fragile.podman.run("ps", "-q", "--filter", "name=jupyter-eva--work") == container
+    # What it holds of the quota is remembered too.
+    refused = [
+        client.post(
+            f"/hub/api/users/eva/servers/s{n}", json={"profile": "cpu", "memory": "extra-large"}
+        ).status_code
+        for n in range(4)
+    ]
+    assert refused == [201, 201, 201, 403] or 202 in refused[:3]
+    assert refused[3] == 403
+    for name in ("work", "s0", "s1", "s2"):
+        client.request("DELETE", f"/hub/api/users/eva/servers/{name}")
+    wait_for(lambda: not client.get("/hub/api/users/eva").json()["servers"], 90)
+
+
+def test_a_hub_killed_in_the_middle_of_a_start_lets_it_be_started_again(
+    fragile: RunningSite,
+) -> None:
+    client = fragile.client("zoe")
+    with contextlib.suppress(httpx.HTTPError):
+        client.post("/hub/api/users/zoe/servers/work", json=CPU, timeout=0.6)
+    fragile.kill_hub()
+    fragile.up()
+    wait_for(lambda: fragile.server(client, "zoe", "work") is None, 30)
+    fragile.start("zoe", "work", CPU)
+    client.request("DELETE", "/hub/api/users/zoe/servers/work")
+
+
+def test_down_keeps_servers_and_up_finds_them(fragile: RunningSite) -> None:
+    client = fragile.start("ivo", "work", CPU)
+    hub_process.stop(fragile.state)
+    with pytest.raises(httpx.HTTPError):
+        client.get("/hub/health")
+    fragile.up()
+    assert fragile.answers(client, "ivo", "work")
+    client.request("DELETE", "/hub/api/users/ivo/servers/work")
+
+
+def test_a_killed_proxy_comes_back_with_its_routes(fragile: RunningSite) -> None:
+    client = fragile.start("lea", "work", CPU)
+    proxy = fragile.proxy()
+    proxy.send_signal(signal.SIGKILL)
+    proxy.wait(10)
+    wait_for(lambda: fragile.answers(client, "lea", "work"), 60)
+    client.request("DELETE", "/hub/api/users/lea/servers/work")
+
+
+def test_a_server_that_never_answers_is_ended_with_a_sentence(fragile: RunningSite) -> None:
+    message = failed_start(fragile, "tom", "silent")
+    assert "did not answer on port 8888" in message
+    assert fragile.podman.run("ps", "-q", "--filter", "name=jupyter-tom").strip() == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_is_told_and_the_next_start_works(fragile: RunningSite) -> None:
+    claims = fragile.state / "claims"
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k,mode=0700", "tmpfs", str(claims)], check=True
+    )
+    try:
+        with contextlib.suppress(OSError), (claims / "full").open("wb", buffering=0) as full:
+            while True:
+                full.write(b"x" * 4096)
+        message = failed_start(fragile, "uma", "cpu")
+        assert "no space left" in message.lower() or "disk" in message.lower()
+        assert "Traceback" not in message
+    finally:
+        subprocess.run(["umount", "--lazy", str(claims)], check=True)
+    client = fragile.start("uma", "s", CPU)
+    client.request("DELETE", "/hub/api/users/uma/servers/s")
+
+
+def test_podman_that_breaks_while_the_hub_runs_is_told(fragile: RunningSite) -> None:
+    conf = fragile.state / "engine" / "containers.conf"
+    before = conf.read_text() if conf.exists() else None
+    conf.write_text("[engine\n")
+    try:
+        message = failed_start(fragile, "vera", "cpu")
+        assert "Internal Server Error" not in message
+        assert "odman" in message
+    finally:
+        if before is None:
+            conf.unlink()
+        else:
+            conf.write_text(before)
+    client = fragile.start("vera", "s", CPU)
+    client.request("DELETE", "/hub/api/users/vera/servers/s")
+
+
+def studovna(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a newcomer calls it."""
+    return subprocess.run(
+        [sys.executable, "-m", "studovna", *argv],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_wrong_yaml_keeps_the_hub_down_and_names_file_line_and_key(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text("name: Test\nanouncement: soon\nproject:\n  limits: {cpu: -1, memory: 4G}\n")
+    done = studovna("up", "--site", str(file), STUDOVNA_HOME=str(tmp_path / "var"))
+    assert done.returncode == 1
+    assert f"{file}:2" in done.stderr
+    assert "announcement" in done.stderr
+    assert f"{file}:4" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "var" / "log" / "hub.log").exists()
+
+
+def test_the_hub_itself_refuses_wrong_settings(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text("nmae: Test\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "jupyterhub", "-f", str(ROOT / "jupyterhub_config.py")],
+        env={**os.environ, "STUDOVNA_HOME": str(tmp_path / "var"), "STUDOVNA_SITE": str(file)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode != 0
+    assert f"{file}:1" in done.stderr
+    assert "name" in done.stderr
+
+
+def test_a_port_in_use_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        file = tmp_path / "site.yaml"
+        file.write_text(f"bind: 127.0.0.1:{port}\nprofiles: {ROOT / 'profiles'}\n")
+        done = studovna("up", "--site", str(file), STUDOVNA_HOME=str(tmp_path / "var"))
+    assert done.returncode == 1
+    assert f"Port {port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_podman_missing_is_one_sentence_with_the_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PodmanError) as refusal:
+        Podman(tmp_path).probe()
+    assert "apt-get install" in refusal.value.text
+    assert "podman" in refusal.value.text
+
+
+def test_podman_broken_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "podman"
+    broken.write_text("#!/bin/sh\necho 'Error: cannot open database' >&2\nexit 125\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(PodmanError) as refusal:
+        Podman(tmp_path / "var").probe()
+    assert "cannot open database" in refusal.value.text

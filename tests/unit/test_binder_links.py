@@ -1,0 +1,331 @@
+"""Specs of links, addresses of hosts, refs: what is let in and what is refused, by table."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import socket
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from binder.errors import BinderError, Refused
+from binder.providers import PROVIDERS, AddressRules
+from binder.providers.addresses import is_public, resolve
+from binder.providers.base import check_ref, check_spec
+from binder.providers.git import parse_address, pick_commit, ref_names
+from binder.service import BinderService
+
+RULES = AddressRules.of([])
+COMMIT = "a" * 40
+
+
+def provider(prefix: str, **options):
+    return PROVIDERS[prefix](prefix, RULES, **options)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "spec", "url", "ref"),
+    [
+        ("gh", "u/r/HEAD", "https://github.com/u/r", "HEAD"),
+        ("gh", "u/r.git/feature/x", "https://github.com/u/r", "feature/x"),
+        ("gh", f"u/r/{COMMIT}", "https://github.com/u/r", COMMIT),
+        ("gl", "g%2Fs%2Fp/main", "https://gitlab.com/g/s/p.git", "main"),
+        ("gist", "u/8f7c2f0341ef", "https://gist.github.com/u/8f7c2f0341ef.git", "HEAD"),
+        ("gist", "u/8f7c/master", "https://gist.github.com/u/8f7c.git", "HEAD"),
+        ("git", "https%3A%2F%2Fexample.org%2Fx/v1", "https://example.org/x", "v1"),
+        ("git", "http%3A%2F%2Fexample.org%3A80%2Fx/v1", "http://example.org/x", "v1"),
+        ("git", "git%40example.org%3Alab%2Fn.git/HEAD", "ssh://git@example.org/lab/n.git", "HEAD"),
+        ("git", "git%3A%2F%2Fexample.org%2Fx/a%2Fb", "git://example.org/x", "a/b"),
+        (
+            "git",
+            "https%3A%2F%2F[2001%3Adb8%3A%3A1]%3A8443%2Fx/m",
+            "https://[2001:db8::1]:8443/x",
+            "m",
+        ),
+        ("zenodo", "10.5281/zenodo.3242074", "10.5281/zenodo.3242074", ""),
+        ("figshare", "10.6084/m9.figshare.9782777.v1", "10.6084/m9.figshare.9782777.v1", ""),
+        ("dataverse", "10.7910/DVN/TJCLKP", "10.7910/DVN/TJCLKP", ""),
+        (
+            "hydroshare",
+            "8f7c2f0341ef4180b0dbe97f59130756",
+            "https://www.hydroshare.org/resource/8f7c2f0341ef4180b0dbe97f59130756",
+            "",
+        ),
+        (
+            "ckan",
+            "https%3A%2F%2Fdemo.ckan.org%2Fdataset%2Fsample",
+            "https://demo.ckan.org/dataset/sample",
+            "",
+        ),
+    ],
+)
+def test_specs(prefix: str, spec: str, url: str, ref: str) -> None:
+    source = provider(prefix).parse(spec)
+    assert (source.url, source.ref) == (url, ref)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "spec", "said"),
+    [
+        ("gh", "u", "not of the form"),
+        ("gh", "u/r", 'Did you mean "u/r/HEAD"?'),
+        ("gh", "u//HEAD", "not of the form"),
+        ("gh", "../r/HEAD", "as a part of its path"),
+        ("gh", "%2e%2e/r/HEAD", "as a part of its path"),
+        ("gh", "u/r/a/../b", "as a part of its path"),
+        ("gh", "-u/r/HEAD", "cannot be the name"),
+        ("gh", "u/-r/HEAD", "cannot be the name"),
+        ("gh", "u/r%2Fs/HEAD", "cannot be the name"),
+        ("gh", "u/r/-b", "not a name that a branch"),
+        ("gh", "u/r/a..b", "not a name that a branch"),
+        ("gh", "u/r/a@%7B1%7D", "no repository address has"),
+        ("gh", "u/r/x*", "not a name that a branch"),
+        ("gh", "u/r/x~1", "not a name that a branch"),
+        ("gh", "u/r/x.lock", "not a name that a branch"),
+        ("gh", "u/r/%00", "control character"),
+        ("gh", "u/r/a%0Ab", "control character"),
+        ("gh", "u/r/%E2%80%A8", "control character"),
+        ("gh", "u/r/%FF", "not valid UTF-8"),
+        ("gh", "<b>/r/HEAD", "no repository address has"),
+        ("gh", "u/r/" + "x" * 10_000, "too long"),
+        ("gl", "project/HEAD", "not of the form group/project"),
+        ("gist", "u/not-hex", "not the id of a gist"),
+        ("git", "noslash", "not of the form"),
+        ("git", "x/HEAD", "must begin with"),
+        ("git", "file%3A%2F%2F%2Fetc/HEAD", "must begin with"),
+        ("git", "ext%3A%3Ash%2F-c/HEAD", "must begin with"),
+        ("git", "FILE%3A%2F%2F%2Fetc/HEAD", "must begin with"),
+        ("git", "ftp%3A%2F%2Fexample.org%2Fx/HEAD", "must begin with"),
+        ("git", "--upload-pack%3Dx/HEAD", "must begin with"),
+        ("git", "https%3A%2F%2F-oProxy%2Fx/HEAD", "names no host"),
+        ("git", "ssh%3A%2F%2F-oProxyCommand%3Dx%2Fy/HEAD", "names no host"),
+        ("git", "ssh%3A%2F%2F-u%40example.org%2Fy/HEAD", "cannot be a user name"),
+        ("git", "git%40-host%3Ax/HEAD", "names no host"),
+        ("git", "https%3A%2F%2Fexample.org%2F-x/HEAD", "path that no repository has"),
+        ("git", "https%3A%2F%2Fexample.org%2F/HEAD", "no repository"),
+        ("git", "https%3A%2F%2Fu%40example.org%2Fx/HEAD", "user name or a password"),
+        ("git", "https%3A%2F%2Fexample.org%3A99999%2Fx/HEAD", "not a complete address"),
+        ("git", "https%3A%2F%2Fexample.org%3A0%2Fx/HEAD", "names no host"),
+        ("git", "https%3A%2F%2Fexample.org%2Fx%3Fa/HEAD", "query or a fragment"),
+        ("git", "https%3A%2F%2F%2Fx/HEAD", "names no host"),
+        ("zenodo", "11.1/x", "not a DOI"),
+        ("hydroshare", "xyz", "not the id of a Hydroshare"),
+        ("ckan", "https%3A%2F%2Fdemo.ckan.org%2Fx", "not the address of a CKAN"),
+        ("ckan", "file%3A%2F%2Fx%2Fdataset%2Fy", "not the address of a CKAN"),
+    ],
+)
+def test_refused_specs(prefix: str, spec: str, said: str) -> None:
+    with pytest.raises(Refused) as refused:
+        provider(prefix).parse(spec)
+    assert said in str(refused.value)
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_a_source_or_a_sentence(text: str) -> None:
+    for prefix in PROVIDERS:
+        try:
+            source = provider(prefix).parse(text)
+        except BinderError as error:
+            assert str(error)
+        else:
+            assert not source.url.startswith("-") and not source.ref.startswith("-")
+            assert "\0" not in source.url + source.ref
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "0.0.0.0", "10.0.0.1", "100.64.0.1", "100.127.255.255", "127.0.0.1", "127.1.2.3",
+        "169.254.169.254", "172.16.0.1", "172.31.255.255", "192.168.0.1", "198.18.0.1",
+        "192.0.2.1", "224.0.0.1", "240.0.0.1", "255.255.255.255",
+        "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "fe80::1",
+        "fe80::1%eth0",
+        "fc00::1", "fd12::1", "fec0::1", "ff02::1", "64:ff9b::7f00:1", "64:ff9b::a00:1",
+        "64:ff9b:1::1", "2002:7f00:1::", "2002:a00:1::", "2001:db8::1", "::ffff:0:127.0.0.1",
+        "not an address", "",
+    ],
+)  # fmt: skip
+def test_addresses_inside(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["1.1.1.1", "140.82.121.3", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"]
+)
+def test_addresses_outside(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "port", "ok"),
+    [
+        (["git.lab"], "git.lab", 80, True),
+        (["git.lab"], "GIT.lab.", 8443, True),
+        (["git.lab:8443"], "git.lab", 8443, True),
+        (["git.lab:8443"], "git.lab", 80, False),
+        (["git.lab"], "evil.git.lab", 80, False),
+        (["::1"], "::1", 80, True),
+        (["[::1]:90"], "::1", 90, True),
+        (["[::1]:90"], "::1", 91, False),
+    ],
+)
+def test_allowed_hosts(allowed: list[str], host: str, port: int, ok: bool) -> None:
+    assert AddressRules.of(allowed).allows_by_name(host, port) is ok
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1"])
+async def test_every_spelling_of_loopback_is_refused(host: str) -> None:
+    with pytest.raises(Refused) as refused:
+        await resolve(RULES, host, 80)
+    assert refused.value.status in (403, 404)
+
+
+async def test_a_name_with_one_address_inside_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(self, host, port, **_kwargs):
+        return [
+            (socket.AF_INET, 0, 0, "", (address, port)) for address in ("140.82.121.3", "10.0.0.7")
+        ]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", answer)
+    with pytest.raises(Refused):
+        await resolve(RULES, "two-faced.example.org", 443)
+
+
+async def test_git_is_tied_to_the_checked_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def answer(self, host, port, **_kwargs):
+        return [
+            (socket.AF_INET6, 0, 0, "", ("2606:50c0::153", port)),
+            (socket.AF_INET, 0, 0, "", ("140.82.121.3", port)),
+        ]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", answer)
+    git = provider("git")
+    settings = await git.settings(parse_address("https://example.org/x"), None)
+    assert (
+        "http.curloptResolve",
+        "example.org:443:140.82.121.3,2606:50c0::153",
+    ) in settings
+    assert ("http.followRedirects", "false") in settings
+    assert ("protocol.allow", "never") in settings
+    settings = await git.settings(parse_address("git://example.org/x"), None)
+    assert ("url.git://140.82.121.3/.insteadOf", "git://example.org/") in settings
+
+
+@pytest.mark.parametrize(
+    ("ref", "commit"),
+    [
+        ("HEAD", "1"),
+        ("main", "2"),
+        ("v1", "5"),
+        ("both", "6"),
+        ("refs/heads/main", "2"),
+        ("pull/7/head", "8"),
+        ("n", None),
+        ("refs/tags/v1", "5"),
+    ],
+)
+def test_pick_commit(ref: str, commit: str | None) -> None:
+    answer = "".join(
+        f"{number * 40}\t{name}\n"
+        for number, name in [
+            ("1", "HEAD"),
+            ("2", "refs/heads/main"),
+            ("3", "refs/heads/x/main"),
+            ("4", "refs/tags/v1"),
+            ("5", "refs/tags/v1^{}"),
+            ("6", "refs/heads/both"),
+            ("7", "refs/tags/both"),
+            ("8", "refs/pull/7/head"),
+        ]
+    )
+    assert pick_commit(answer, ref) == (commit * 40 if commit else None)
+    assert pick_commit("not\ta\nlisting", ref) is None
+    assert ref_names(ref)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "banned", "spec", "refused"),
+    [
+        ([], [], "u/r/HEAD", False),
+        ([], ["u/.*"], "u/r/HEAD", True),
+        ([], ["u/.*"], "U/R/HEAD", True),
+        ([], ["u/r"], "u/r/HEAD", False),  # the whole spec must match
+        (["u/.*"], [], "v/r/HEAD", True),
+        (["u/.*"], [], "u/r/HEAD", False),
+        (["u/.*"], ["u/r/.*"], "u/r/HEAD", True),
+        ([r"\A(?:u/.*)\Z"], [], "u/r/HEAD", False),
+    ],
+)
+def test_allowed_and_banned(
+    allowed: list[str], banned: list[str], spec: str, refused: bool
+) -> None:
+    found = provider("gh", allowed_specs=allowed, banned_specs=banned)
+    assert found.is_banned(spec) is refused
+
+
+def test_quota_of_a_repository() -> None:
+    found = provider(
+        "gh",
+        high_quota_specs=["big/.*"],
+        spec_config=[{"pattern": "one/.*", "config": {"quota": 1}}],
+    )
+    assert [found.quota(s, 5, 50) for s in ("a/b/c", "big/b/c", "one/b/c")] == [5, 50, 1]
+
+
+def test_same_repository_same_image() -> None:
+    from binder.providers import Resolved
+
+    def image(prefix: str, spec: str) -> str:
+        found = provider(prefix)
+        source = found.parse(spec)
+        resolved = Resolved(source, COMMIT, "", "", found.slug(source), source.url)
+        return BinderService.image_name(_Prefix(), resolved)
+
+    class _Prefix:
+        image_prefix = "127.0.0.1:5000/binder/"
+        image_version = "1"
+
+    one = image("gh", "User/Repo_x/HEAD")
+    assert one.startswith("127.0.0.1:5000/binder/user-repo-x-") and one.endswith(":" + COMMIT)
+    assert image("gh", "User/Repo_x/main") == one
+    assert image("gh", "User/Repo-x/main") != one
+    assert len(image("git", "https%3A%2F%2Fexample.org%2F" + "x" * 900 + "/HEAD")) < 200
+
+
+def test_helpers_say_what_is_wrong() -> None:
+    assert check_spec("a/b") == "a/b" and check_ref("feature/x") == "feature/x"
+    with pytest.raises(Refused, match="100 characters|too long"):
+        check_spec(quote("x" * 3000))
+
+
+def test_every_sentence_is_in_czech() -> None:
+    """Each sentence that a person may see has a translation with the same parameters."""
+    import ast
+    import re
+
+    root = Path(__file__).parents[2] / "binder"
+    found: set[str] = set()
+    for file in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Text" and node.args:
+                if isinstance(node.args[0], ast.Constant):
+                    found.add(node.args[0].value)
+            if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "PAGE_STRINGS":
+                found |= set(ast.literal_eval(node.value))
+    for page in (root / "templates").glob("*.html"):
+        pairs = re.findall(r"""_\((?:"([^"]*)"|'([^']*)')\)""", page.read_text())
+        found |= {one or other for one, other in pairs}
+    with (root / "locale/cs.csv").open(newline="") as stream:
+        czech = dict(csv.reader(stream))
+    ours = {"{message}", "{url} redirects."}  # passed on as they came; never shown
+    missing = {text for text in found - ours if text not in czech}
+    assert not missing
+    for text, translation in czech.items():
+        assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", translation)), text
