@@ -2,6 +2,7 @@
 # make down    end the hub; servers go on                       make down SERVERS=1 ends them too
 # make test    every test that this machine can run
 # make test-cluster  the tests on Kubernetes, on a cluster of one node that it starts, or KUBECONFIG's
+# make images  build the images that changed; those built on demand: make images IMAGES="octave r"
 # make help    the rest
 
 PYTHON ?= python3
@@ -27,7 +28,7 @@ check: $(READY)
 	@$(BIN)/studovna check $(SITE_OPTION)
 
 images: $(READY)
-	@$(BIN)/studovna images build
+	@$(BIN)/studovna images build $(IMAGES)
 
 test: $(DEV_READY)
 	@$(BIN)/python -m tests.run

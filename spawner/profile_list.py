@@ -289,7 +289,12 @@ def _unavailable(effects: Effects | UnlistedEffects, site: Site, able: Capabilit
     image = effects.image
     if image and image != VALUE and "/" not in image and able.images is not None:
         if site.image_reference(image) not in able.images:
-            return Text("The image {image} is not built on this machine yet.", image=image)
+            return Text(
+                "The image {image} is not built on this machine yet. The operator builds it with: "
+                "{command}",
+                image=image,
+                command=f"make images IMAGES={image}",
+            )
     return None
 
 

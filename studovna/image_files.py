@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from studovna.paths import ROOT
 
 _IGNORED = ("__pycache__", "*.pyc", "*~", ".*", "*.md")
+
+_CONTAINERFILE = b"""\
+ARG PARENT
+FROM ${PARENT}
+USER 0:0
+RUN --mount=type=bind,target=/tmp/inputs sh /tmp/inputs/install.sh
+USER 1000:100
+"""
+_INSTALL = """\
+set -eu
+[ ! -r /dev/studovna/env ] || . /dev/studovna/env
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -y -q --no-install-recommends -- {packages}
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/*.log /var/log/apt
+"""
 
 File = tuple[bool, bytes]
 """Whether it is executable, and what it holds."""
@@ -38,6 +54,12 @@ def checkout_files(names: Iterable[str], root: Path = ROOT) -> dict[str, File]:
         else:
             files[f"checkout/{name}"] = _read(path)
     return files
+
+
+def package_files(packages: Sequence[str]) -> dict[str, File]:
+    """What builds an image that is its parent and these Debian packages."""
+    script = _INSTALL.format(packages=" ".join(packages))
+    return {"Containerfile": (False, _CONTAINERFILE), "install.sh": (False, script.encode())}
 
 
 def write_files(files: Mapping[str, File], folder: Path) -> None:

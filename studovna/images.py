@@ -1,9 +1,10 @@
 """The images under `images/`: what is there, what must be built, and building it.
 
 A folder `images/NAME` is one image: `image.yaml` beside a Containerfile that starts from its
-`parent`, another folder; the lowest one lists packages to bootstrap Debian with instead. An image
-carries the hash of its inputs (its folder, its parent's hash, the build's parameters) as a label,
-and is built again only when that hash changes; times of files play no part.
+`parent`, another folder. An image that only adds Debian packages lists them and needs no
+Containerfile; the lowest one lists packages to bootstrap Debian with. An image carries the hash of
+its inputs (its folder, its parent's hash, the build's parameters) as a label, and is built again
+only when that hash changes; times of files play no part.
 """
 
 from __future__ import annotations
@@ -21,14 +22,20 @@ import subprocess
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from studovna import build_settings
-from studovna.image_files import File, checkout_files, folder_files, write_files
+from studovna.image_files import (
+    File,
+    checkout_files,
+    folder_files,
+    package_files,
+    write_files,
+)
 from studovna.podman import Podman, PodmanError
 from studovna.problems import Problem, SettingsError, one_of, read_yaml, validate, wrong
 from studovna.text import Text
@@ -63,15 +70,16 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Package = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]{1,80}$")]
+
+
 class Bootstrap(_Strict):
     """Debian made here with mmdebstrap, or taken from a registry where the site names an image."""
 
     suite: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,20}$")] = Field(
         description="the Debian release to bootstrap, by code name"
     )
-    packages: list[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]{1,80}$")]] = (
-        Field(min_length=1, description="the Debian packages of the image")
-    )
+    packages: list[Package] = Field(min_length=1, description="the Debian packages of the image")
 
 
 class ImageSpec(_Strict):
@@ -82,6 +90,13 @@ class ImageSpec(_Strict):
         None, description="the folder of the image that this one starts from"
     )
     bootstrap: Bootstrap | None = Field(None, description="how to make the lowest image")
+    packages: list[Package] = Field(
+        default_factory=list,
+        description="Debian packages to add to the parent, instead of a Containerfile",
+    )
+    on_demand: bool = Field(
+        False, description="large or rarely wanted: built once somebody asks for it by name"
+    )
     checkout: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")]] = (
         Field(
             default_factory=list,
@@ -97,6 +112,8 @@ class ImageSpec(_Strict):
     def _one_origin(self) -> ImageSpec:
         if (self.parent is None) == (self.bootstrap is None):
             raise wrong("An image starts from one thing", 'either "parent" or "bootstrap"')
+        if self.packages and self.bootstrap is not None:
+            raise wrong("The lowest image lists its packages once", 'them under "bootstrap"')
         return self
 
 
@@ -115,7 +132,8 @@ class Image:
 
     def files(self) -> dict[str, File]:
         """What the build sees, by path: the folder, and below `checkout/` what it names of that."""
-        return folder_files(self.folder) | checkout_files(self.spec.checkout)
+        files = folder_files(self.folder) | checkout_files(self.spec.checkout)
+        return files | (package_files(self.spec.packages) if self.spec.packages else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +222,14 @@ def hashes(
     return known
 
 
+def on_request(images: Mapping[str, Image], present: Collection[str]) -> set[str]:
+    """The images that nobody has asked for yet: on demand, and not among those ``present``.
+
+    What somebody has built once is kept up to date like the others.
+    """
+    return {name for name, image in images.items() if image.spec.on_demand} - set(present)
+
+
 def build_steps(line: str) -> Text | None:
     """The step that a line of podman's or mmdebstrap's output begins, or None."""
     found = re.fullmatch(r"STEP (\d+)/(\d+): (\w+).*", line)
@@ -249,8 +275,10 @@ def read_images(folder: Path) -> dict[str, Image]:
             problems += error.problems
             continue
         images[name] = Image(name, path.parent, spec)
-        if not (path.parent / "Containerfile").is_file():
-            problems.append(Problem(str(path.parent), None, "", "There is no Containerfile"))
+        if (path.parent / "Containerfile").is_file() == bool(spec.packages):
+            what = "packages, and a Containerfile too" if spec.packages else "no Containerfile"
+            expected = "either a Containerfile or packages in image.yaml"
+            problems.append(Problem(str(path.parent), None, "", f"There is {what}", expected))
     for image in images.values():
         parent = image.spec.parent
         if parent is not None and (parent not in images or _circular(images, image.name)):

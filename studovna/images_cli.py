@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Collection
 from typing import Annotated
 
 import typer
@@ -14,7 +15,14 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text as Rich
 
-from studovna.images import BuildError, Reporter, build, images_status, read_images
+from studovna.images import (
+    BuildError,
+    Reporter,
+    build,
+    images_status,
+    on_request,
+    read_images,
+)
 from studovna.images_push import push, target_folder
 from studovna.paths import ROOT, state_dir
 from studovna.podman import Podman, PodmanError
@@ -143,6 +151,17 @@ def build_with_display(
         live.close()
 
 
+def wanted_images(podman: Podman, names: Collection[str] | None = None) -> list[str]:
+    """The images that are to be there: all, or those of ``names``, without what nobody asked for.
+
+    Raises SettingsError and PodmanError.
+    """
+    images = read_images(IMAGES)
+    present = {row.name for row in images_status(podman, IMAGES) if row.present}
+    left_out = on_request(images, present)
+    return sorted(name for name in names or images if name not in left_out)
+
+
 def _podman() -> Podman:
     podman = Podman(state_dir())
     podman.probe()
@@ -157,7 +176,8 @@ def _fail(error: SettingsError | BuildError | PodmanError) -> typer.Exit:
 @images_app.command("build")
 def build_command(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Images to build; all without one.")
+        list[str] | None,
+        typer.Argument(help="Images to build; without one, all but those built on demand."),
     ] = None,
     base: Annotated[
         str | None,
@@ -171,9 +191,8 @@ def build_command(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console()
     try:
-        built = build_with_display(
-            _podman(), names or list(read_images(IMAGES)), console, base=base
-        )
+        podman = _podman()
+        built = build_with_display(podman, names or wanted_images(podman), console, base=base)
     except (SettingsError, BuildError, PodmanError) as error:
         raise _fail(error) from None
     if not built:

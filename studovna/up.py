@@ -15,7 +15,7 @@ from rich.console import Console
 
 from studovna import hub_process
 from studovna.auth import OpenIDConnect
-from studovna.images_cli import build_with_display, time_text
+from studovna.images_cli import build_with_display, time_text, wanted_images
 from studovna.paths import ROOT
 from studovna.podman import Podman
 from studovna.profile_rules import own_images
@@ -112,15 +112,15 @@ def up(site_file: Path, state: Path, console: Console, *, build_others: bool = T
     if build_others:
         images = {image for profile in profiles.values() for image in own_images(profile)}
         images |= {"builder"} if site.binder.enabled else set()
-        if images:
-            _build_in_background(state, images)
+        if wanted := wanted_images(podman, images):
+            _build_in_background(state, wanted)
 
 
-def _build_in_background(state: Path, images: set[str]) -> None:
+def _build_in_background(state: Path, images: list[str]) -> None:
     """Build the images that the first start does not need, at the lowest priority."""
     log = state / "log" / "images" / "background.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    build = [sys.executable, "-m", "studovna", "images", "build", *sorted(images)]
+    build = [sys.executable, "-m", "studovna", "images", "build", *images]
     with log.open("wb") as output:
         subprocess.Popen(
             ["nice", "-n", "19", *build],

@@ -16,7 +16,7 @@ from studovna.build_settings import (
     pip_options,
 )
 from studovna.image_files import folder_files
-from studovna.images import build_steps, family, hashes, inputs_hash, read_images
+from studovna.images import build_steps, family, hashes, inputs_hash, on_request, read_images
 from studovna.paths import ROOT
 from studovna.podman import enforcement, explain, merge, needed_settings, registries_conf, to_toml
 from studovna.problems import SettingsError
@@ -47,6 +47,11 @@ def test_our_own_folders_are_right() -> None:
             "description: d\nparent: base\nbootstrap: {suite: trixie, packages: [git]}\n",
             "one thing",
         ),
+        (
+            "description: d\nbootstrap: {suite: trixie, packages: [git]}\npackages: [less]\n",
+            "packages once",
+        ),
+        ("description: d\nparent: base\npackages: ['-o x']\n", "packages"),
         ("description: d\nparent: bse\n", '"base"'),
         ("description: d\nparent: child\n", "circle"),
         ("description: d\nparent: base\nargz: {}\n", '"args"'),
@@ -68,6 +73,28 @@ def test_a_folder_without_containerfile_is_refused(tmp_path: Path) -> None:
     (tmp_path / "base/Containerfile").unlink()
     with pytest.raises(SettingsError, match="no Containerfile"):
         read_images(tmp_path)
+
+
+def test_an_image_of_packages_alone_needs_no_containerfile(tmp_path: Path) -> None:
+    make(tmp_path, "base", BASE)
+    child = make(tmp_path, "child", CHILD + "packages: [octave, g++]\n")
+    with pytest.raises(SettingsError, match="packages, and a Containerfile too"):
+        read_images(tmp_path)
+    (child / "Containerfile").unlink()
+    images = read_images(tmp_path)
+    files = images["child"].files()
+    assert b"-- octave g++\n" in files["install.sh"][1]
+    before = hashes(images, None)["child"]
+    (child / "image.yaml").write_text(CHILD + "packages: [octave]\n")
+    assert hashes(read_images(tmp_path), None)["child"] != before
+
+
+def test_what_is_built_on_demand_is_kept_once_it_is_there(tmp_path: Path) -> None:
+    make(tmp_path, "base", BASE)
+    make(tmp_path, "child", CHILD + "on_demand: true\n")
+    images = read_images(tmp_path)
+    assert on_request(images, []) == {"child"}
+    assert on_request(images, ["child"]) == set()
 
 
 def test_times_play_no_part_and_content_does(tmp_path: Path) -> None:

@@ -93,9 +93,9 @@ def test_the_announcement_and_the_sites_name_are_text() -> None:
 
 
 def test_notices_are_translated_and_the_page_says_its_language() -> None:
-    notice = Text("The image {image} is not built on this machine yet.", image="<lab>")
+    notice = Text("There is no pod {pod}.", pod="<lab>")
     page = _render("page.html", "cs", [notice])
-    assert "Obraz &lt;lab&gt; na tomto stroji ještě není sestaven." in page
+    assert "Pod &lt;lab&gt; neexistuje." in page
     assert '<html lang="cs">' in page
 
 

@@ -122,8 +122,8 @@ def test_each_sentence_stands_there_once_with_its_translation(rows: list[list[st
 
 
 def test_a_text_is_translated_with_its_parameters(czech: locale.Locale) -> None:
-    text = Text("The image {image} is not built on this machine yet.", image="lab")
-    assert translated(czech, text) == "Obraz lab na tomto stroji ještě není sestaven."
+    text = Text("There is no pod {pod}.", pod="lab")
+    assert translated(czech, text) == "Pod lab neexistuje."
     assert translated(locale.get("en"), text) == str(text)
 
 
