@@ -3,7 +3,7 @@
 from binder import hub_config as binder_config
 from spawner import cluster_config, hub_config
 from spawner.deployment import deployment
-from spawner.machine import Machine
+from spawner.machine import Machine, gpus
 from studovna.paths import site_file, site_id, state_dir
 from studovna.release import this_release
 from studovna.system import ca_bundle
@@ -30,8 +30,16 @@ else:
 
     podman = binder_config.podman(shared)
     facts = podman.probe()
-    PodmanSpawner.engine = PodmanEngine(podman, site_id(shared.state_dir), ca_bundle=ca_bundle())
-    PodmanSpawner.machine = Machine(podman, binder_config.image_prefix(shared))
+    PodmanSpawner.engine = PodmanEngine(
+        podman,
+        site_id(shared.state_dir),
+        ca_bundle=ca_bundle(),
+        gpus=gpus(),
+        folders=shared.site.folders,
+    )
+    PodmanSpawner.machine = Machine(
+        podman, PodmanSpawner.engine, binder_config.image_prefix(shared)
+    )
     c.JupyterHub.spawner_class = PodmanSpawner
     hub_config.configure_hub(c, shared, PodmanSpawner.engine.hub_address())
     hub_config.configure_proxy(c, shared)

@@ -51,13 +51,7 @@ class Cluster:
         except EngineError as error:
             self._say("The cluster's nodes are not known: %s %s", error.sentence, error.detail)
             nodes = None
-        if nodes is None:
-            return Capabilities(gpus=None, registry=self._registry)
-        totals: dict[str, int] = defaultdict(int)
-        for node in nodes:
-            for name, count in node.gpus.items():
-                totals[name] += count
-        return Capabilities(gpus=dict(totals), registry=self._registry, nodes=nodes)
+        return Capabilities(nodes, registry=self._registry)
 
     async def _ask(self) -> Sequence[GpuNode] | None:
         try:

@@ -42,6 +42,13 @@ def claims_of(pod: Json) -> list[str]:
     return [claim["claimName"] for claim in found if claim]
 
 
+def home_of(pod: Json) -> str | None:
+    """The claim that a server's pod mounts as its home."""
+    named = {one["name"]: one for one in pod["spec"].get("volumes") or []}
+    claim = (named.get("home") or {}).get("persistentVolumeClaim")
+    return claim["claimName"] if claim else None
+
+
 async def find_pod(namespace: str, name: str, **more: Any) -> Json | None:
     """The pod, or None when there is none. Raises EngineError when that cannot be known."""
     return await _found(core().read_namespaced_pod, name, namespace, **more)

@@ -253,8 +253,9 @@ class KubernetesSpawner(AnsweringSpawner):
         self._pod_uid = pod["metadata"]["uid"]
         self.reserved = held_by(pod)
         self.home_kind = "none"
-        for name in kube_objects.claims_of(pod):
-            self.pvc_name, self.home_kind = name, "person"
+        home = kube_objects.home_of(pod)
+        if home is not None:
+            self.pvc_name, self.home_kind = home, "person"
         self.log.info("%s was starting when the hub ended; its pod is taken over", self._log_name)
         try:
             url = await self._until_running(pod, self.start_timeout)

@@ -6,11 +6,14 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from pathlib import Path
 
 import yaml
 
-from spawner.profile_list import Capabilities
+from spawner.engine import EngineError
+from spawner.podman_engine import PodmanEngine
+from spawner.profile_list import Capabilities, GpuNode
 from studovna.podman import Podman, PodmanError
 
 log = logging.getLogger("jupyterhub.studovna")
@@ -23,13 +26,13 @@ https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md
 MAX_AGE = 10.0
 
 
-def gpus(folders: tuple[Path, ...] = CDI_FOLDERS) -> dict[str, int]:
-    """How many devices of each CDI kind there are, the ``all`` device left out.
+def gpus(folders: tuple[Path, ...] = CDI_FOLDERS) -> list[str]:
+    """The CDI names of the machine's GPUs (``nvidia.com/gpu=0``), the ``all`` device left out.
 
     NVIDIA names MIG slices ``0:1`` in the same kind as whole GPUs; those count as slices only
     where the specification says which profile they have, so here they are left out.
     """
-    devices: dict[str, set[str]] = {}
+    devices: set[str] = set()
     for file in sorted(spec for folder in folders for spec in folder.glob("*.*")):
         if file.suffix not in (".yaml", ".yml", ".json"):
             continue
@@ -39,16 +42,16 @@ def gpus(folders: tuple[Path, ...] = CDI_FOLDERS) -> dict[str, int]:
             kind = str(spec["kind"])
         except (OSError, yaml.YAMLError, KeyError, TypeError):
             continue
-        whole = {name for name in names if name.isdigit()}
-        devices.setdefault(kind, set()).update(whole)
-    return {kind: len(names) for kind, names in devices.items() if names}
+        devices |= {f"{kind}={name}" for name in names if name.isdigit()}
+    return sorted(devices)
 
 
 class Machine:
     """The machine's capabilities, asked again when older than ``MAX_AGE`` seconds."""
 
-    def __init__(self, podman: Podman, registry: str = "") -> None:
+    def __init__(self, podman: Podman, engine: PodmanEngine, registry: str = "") -> None:
         self._podman = podman
+        self._engine = engine
         self._registry = registry
         self._known: Capabilities | None = None
         self._asked = 0.0
@@ -65,8 +68,8 @@ class Machine:
                 try:
                     self._known = await self._ask()
                     self._asked = time.monotonic()
-                except PodmanError as error:
-                    log.error("Podman cannot be asked for images: %s %s", error, error.stderr)
+                except (PodmanError, EngineError) as error:
+                    log.error("Podman cannot be asked what there is: %s", error)
                     return self._known or Capabilities(images=None, registry=self._registry)
             return self._known
 
@@ -75,5 +78,7 @@ class Machine:
         images = {
             str(name): int(image["Size"]) for image in listed for name in image.get("Names") or ()
         }
-        there = await asyncio.to_thread(gpus)
-        return Capabilities(gpus=there, images=images, registry=self._registry)
+        there = Counter(name.partition("=")[0] for name in self._engine.gpus)
+        free = Counter(name.partition("=")[0] for name in await self._engine.free_gpus())
+        node = GpuNode({}, there, free)
+        return Capabilities([node], images, self._registry)

@@ -76,7 +76,8 @@ class PodmanEngine(Engine):
     """Runs the pods of one site with the podman of this machine.
 
     `site` is the site's id and `podman.state` its state folder. `ca_bundle` is a file of
-    certificates mounted into every container, `gpus` are the CDI names of this machine's GPUs.
+    certificates mounted into every container, `gpus` are the CDI names of this machine's GPUs,
+    `folders` are those of this machine that pods may mount, read-only.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class PodmanEngine(Engine):
         *,
         ca_bundle: Path | None = None,
         gpus: Sequence[str] = (),
+        folders: Sequence[Path] = (),
     ) -> None:
         state = podman.state.resolve()
         if not re.fullmatch(r"/[^:,\x00-\x1f]*", str(state)):
@@ -96,7 +98,7 @@ class PodmanEngine(Engine):
             raise ValueError(f"{site!r} is no site id")
         self._podman = podman
         self._site = site
-        self._settings = Settings(site, state, tuple(gpus), ca_bundle)
+        self._settings = Settings(site, state, tuple(gpus), ca_bundle, tuple(folders))
         self._caller = Caller(podman)
         self._networks = Networks(self._caller, site)
         self._pods_folder = state / "engine" / "pods"
@@ -106,6 +108,11 @@ class PodmanEngine(Engine):
         self._pulls: dict[str, asyncio.Task[None]] = {}
         self._pods_folder.mkdir(parents=True, exist_ok=True)
         self._pods_folder.chmod(0o700)
+
+    @property
+    def gpus(self) -> Sequence[str]:
+        """The CDI names of this machine's GPUs."""
+        return self._settings.gpus
 
     # --- starting -------------------------------------------------------------------------------
 
@@ -120,10 +127,7 @@ class PodmanEngine(Engine):
         requests = [claim_request(claim) for claim in claims]
         settings = self._settings
         if settings.gpus:
-            used = {gpu for one in (await self._pods()).values() for gpu in one.gpus}
-            used |= {gpu for _, plan in self._starting.values() for gpu in plan.gpus}
-            free = tuple(gpu for gpu in settings.gpus if gpu not in used)
-            settings = dataclasses.replace(settings, gpus=free)
+            settings = dataclasses.replace(settings, gpus=await self.free_gpus())
         plan = translate(pod, settings, data)
         if plan.name in self._starting:
             raise PodExists(Text("There is a pod {pod} already.", pod=plan.name))
@@ -144,6 +148,14 @@ class PodmanEngine(Engine):
         finally:
             del self._starting[plan.name]
             self._watcher.changed()
+
+    async def free_gpus(self) -> tuple[str, ...]:
+        """The CDI names of the GPUs that no pod of the site has."""
+        if not self._settings.gpus:
+            return ()
+        used = {gpu for one in (await self._pods()).values() for gpu in one.gpus}
+        used |= {gpu for _, plan in self._starting.values() for gpu in plan.gpus}
+        return tuple(gpu for gpu in self._settings.gpus if gpu not in used)
 
     async def _run(
         self,
@@ -220,6 +232,14 @@ class PodmanEngine(Engine):
         """Claims and folders. Raises OSError, UnsafePath, ClaimMissing."""
         for request in requests:
             self._claims.make(*request)
+        for folder in plan.folders:
+            if not folder.is_dir():
+                raise EngineError(
+                    Text(
+                        "The folder {folder} is not on this machine. Tell the operator.",
+                        folder=folder,
+                    )
+                )
         for claim in plan.claims:
             if not self._claims.exists(claim.name):
                 raise ClaimMissing(

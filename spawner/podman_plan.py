@@ -97,6 +97,7 @@ class Plan:
     pins: tuple[Pin, ...] = ()
     files: tuple[DataFile, ...] = ()
     gpus: tuple[str, ...] = ()
+    folders: tuple[Path, ...] = ()
 
     @property
     def init(self) -> tuple[ContainerPlan, ...]:

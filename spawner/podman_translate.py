@@ -43,7 +43,6 @@ LABEL_GPUS = "studovna.gpus"
 
 PIDS_LIMIT = 4096
 LOG_BYTES = 10 * 2**20
-GPU = "nvidia.com/gpu"
 CA_PATH = "/etc/ssl/certs/ca-certificates.crt"
 CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 
@@ -151,7 +150,7 @@ def translate(pod: V1Pod, settings: Settings, data: Sequence[PodData] = ()) -> P
         name=name, labels=made.labels, folder=made.folder, network=network,
         containers=tuple(plans), claims=tuple(made.claims.values()), empty=tuple(made.empty),
         shared_memory=tuple(made.shared_memory), pins=tuple(made.pins), files=tuple(made.files),
-        gpus=tuple(made.gpus),
+        gpus=tuple(made.gpus), folders=tuple(made.host_folders),
     )  # fmt: skip
 
 
@@ -382,25 +381,31 @@ def _resources(fields: Fields, made: PodBuild) -> tuple[int | None, list[str]]:
         argv += ["--memory", str(int(memory)), "--memory-swap", str(int(memory))]
     requests.pop("memory", None)  # Only a scheduler uses it.
     requests.pop("ephemeral-storage", None)  # Likewise.
-    gpus = int(limits.pop(GPU, requests.get(GPU, Decimal(0))))
-    requests.pop(GPU, None)
-    if gpus:
-        free = [one for one in made.settings.gpus if one not in made.gpus]
-        if len(free) < gpus:
-            raise NoFreeDevice(
-                Text(
-                    "All GPUs of this machine are in use: {wanted} wanted, {free} free. "
-                    "Try again later, or start a profile without a GPU.",
-                    wanted=gpus,
-                    free=len(free),
-                )
-            )
-        made.gpus += free[:gpus]
-        argv += [part for device in free[:gpus] for part in ("--device", device)]
+    for name in [one for one in {**requests, **limits} if "/" in one]:
+        count = int(limits.pop(name, requests.get(name, Decimal(0))))
+        requests.pop(name, None)
+        argv += _devices(name, count, made)
     for side, rest in amounts.items():
         for name in rest:
             raise resources.refused(side, Text("{name} cannot be given out here", name=name))
     return int(memory) if memory else None, argv
+
+
+def _devices(kind: str, count: int, made: PodBuild) -> list[str]:
+    """Free devices of a kind of the Container Device Interface, as Kubernetes names it, too."""
+    free = [one for one in made.settings.gpus if one.startswith(f"{kind}=")]
+    free = [one for one in free if one not in made.gpus]
+    if len(free) < count:
+        raise NoFreeDevice(
+            Text(
+                "All GPUs of this machine are in use: {wanted} wanted, {free} free. "
+                "Try again later, or start a profile without a GPU.",
+                wanted=count,
+                free=len(free),
+            )
+        )
+    made.gpus += free[:count]
+    return [part for device in free[:count] for part in ("--device", device)]
 
 
 def _ports(fields: Fields) -> list[str]:

@@ -28,13 +28,15 @@ CLAIM_NOTHING_ELSE = Text("podman's claims are folders on this machine")
 class Settings:
     """What the translation has to know of the site.
 
-    `gpus` are the CDI names of the free GPUs; `ca_bundle` is mounted into every container.
+    `gpus` are the CDI names of the free devices; `ca_bundle` is mounted into every container;
+    `folders` are those of this machine that pods may mount, read-only.
     """
 
     site: str
     state: Path
     gpus: Sequence[str] = ()
     ca_bundle: Path | None = None
+    folders: Sequence[Path] = ()
 
     def pod_folder(self, name: str) -> Path:
         return self.state / "engine" / "pods" / name
@@ -71,6 +73,7 @@ class PodBuild:
     pins: list[Pin] = dataclasses.field(default_factory=list)
     files: list[DataFile] = dataclasses.field(default_factory=list)
     gpus: list[str] = dataclasses.field(default_factory=list)
+    host_folders: list[Path] = dataclasses.field(default_factory=list)
 
 
 def read_data(objects: Sequence[PodData]) -> dict[tuple[str, str], dict[str, bytes]]:
@@ -113,6 +116,8 @@ def read_volumes(spec: Fields, made: PodBuild, always: bool, counts: Mapping[str
             made.volumes[name] = _data_volume(secret, made, name, "secret", "secretName")
         elif (config := fields.inner("configMap")) is not None:
             made.volumes[name] = _data_volume(config, made, name, "configMap", "name")
+        elif (folder := fields.inner("hostPath")) is not None:
+            made.volumes[name] = _folder(folder, made)
         fields.end()
         if name not in made.volumes:
             raise UntranslatableField(fields.path, Text("it does not say what kind it is"))
@@ -148,6 +153,16 @@ def _claim(fields: Fields, made: PodBuild, always: bool) -> Volume:
     old = made.claims.get(name)
     made.claims[name] = ClaimFolder(name, old.gid if old and gid is None else gid, always)
     return Volume(made.settings.claim_data(name), read_only)
+
+
+def _folder(fields: Fields, made: PodBuild) -> Volume:
+    path = Path(fields.required("path"))
+    fields.only("type", ["Directory"], Text("it must be a folder"))
+    if path not in made.settings.folders:
+        raise fields.refused("path", Text("the site has no volume at {path}", path=path))
+    fields.end()
+    made.host_folders.append(path)
+    return Volume(path, read_only=True)
 
 
 def _data_volume(fields: Fields, made: PodBuild, name: str, kind: str, key: str) -> Volume:

@@ -6,15 +6,18 @@ page needs stands beside KubeSpawner's keys under ``studovna``.
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from studovna.fields import VALUE, Localised
 from studovna.profile_rules import ways
 from studovna.profile_schema import (
     CATEGORIES,
+    Application,
     Choice,
     Effects,
     Option,
@@ -47,17 +50,24 @@ class GpuNode:
 class Capabilities:
     """What this machine or cluster has.
 
-    ``gpus``: how many there are, by Kubernetes resource name; None when that is not known (a start
-    then finds out). ``nodes``: where they are; None on one machine. ``images``: size in bytes of
+    ``nodes``: where GPUs are, this machine being one; None when that is not known (a start then
+    finds out). ``images``: size in bytes of
     the images that are there, by full reference; None when that is not known (any may be pulled).
     ``registry``: what the images begin with that Binder builds, such as ``127.0.0.1:5000/binder/``;
     empty without Binder.
     """
 
-    gpus: Mapping[str, int] | None = field(default_factory=dict)
+    nodes: Sequence[GpuNode] | None = ()
     images: Mapping[str, int] | None = None
     registry: str = ""
-    nodes: Sequence[GpuNode] | None = None
+
+    @property
+    def gpus(self) -> dict[str, int]:
+        """How many GPUs there are, by Kubernetes resource name."""
+        total: Counter[str] = Counter()
+        for node in self.nodes or ():
+            total.update(node.gpus)
+        return dict(total)
 
 
 def compile_profiles(
@@ -93,7 +103,10 @@ def _profile(slug: str, profile: Profile, site: Site, able: Capabilities) -> dic
         name: _option(name, option, site, able, gpu_names)
         for name, option in profile.options.items()
     }
-    base = {"shm_size": DEFAULT_SHM, "home_kind": "person", "walltime": 0, "default_url": ""}
+    base = {
+        "shm_size": DEFAULT_SHM, "home_kind": "person", "walltime": 0, "default_url": "",
+        "licences": [], "site_volumes": {},
+    }  # fmt: skip
     base |= _overrides(profile, site, able, frozenset())
     compiled: dict[str, Any] = {
         "slug": slug,
@@ -113,6 +126,8 @@ def _profile(slug: str, profile: Profile, site: Site, able: Capabilities) -> dic
         "hidden": profile.hidden,
         "unavailable": _profile_unavailable(profile, options, site, able),
         "resources": _resources(base),
+        "gpus": _gpu_free(profile, site, able),
+        "image": _image_size(profile, site, able),
     }
     return compiled
 
@@ -179,6 +194,8 @@ def _choice(
             "description": _both(choice.description),
             "unavailable": _unavailable(choice, site, able),
             "resources": _resources(overrides),
+            "gpus": _gpu_free(choice, site, able),
+            "image": _image_size(choice, site, able),
         },
     }
 
@@ -230,7 +247,7 @@ def _gpu_resource(name: str, able: Capabilities) -> str:
     """The resource that "any" stands for: what there is most of, else whole NVIDIA GPUs."""
     if name != "any":
         return name
-    there = sorted((-n, resource) for resource, n in (able.gpus or {}).items() if n > 0)
+    there = sorted((-n, resource) for resource, n in able.gpus.items() if n > 0)
     return there[0][1] if there else "nvidia.com/gpu"
 
 
@@ -262,9 +279,16 @@ def _overrides(
         amount: dict[str, str | None] = dict.fromkeys(sorted(gpu_names - {name}))
         amount[name] = str(effects.gpu.count)
         traits |= {"extra_resource_limits": amount, "extra_resource_guarantees": dict(amount)}
+    environment = dict(effects.env or {})
+    for name in effects.licences or ():
+        environment |= site.licences.get(name, {})
+    if effects.application is not None:
+        environment["STUDOVNA_APPLICATION"] = _application(effects.application)
     traits |= {
         "shm_size": effects.shm,
-        "environment": effects.env,
+        "environment": environment or None,
+        "licences": effects.licences,
+        "site_volumes": effects.volumes,
         "cmd": effects.command,
         "default_url": effects.default_url,
         "home_kind": effects.home,
@@ -282,10 +306,22 @@ def _overrides(
     }
 
 
+def _application(application: Application) -> str:
+    """What the session in the image's desktop reads; KubeSpawner fills in with str.format."""
+    text = json.dumps(application.model_dump(exclude_none=True), ensure_ascii=False)
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 def _unavailable(effects: Effects | UnlistedEffects, site: Site, able: Capabilities) -> Text | None:
     reason = _gpu_unavailable(effects, site, able)
     if reason is not None:
         return reason
+    for name in effects.licences or ():
+        if name not in site.licences:
+            return Text("This site has set no licence server {name}.", name=name)
+    for name in (effects.volumes or {}).values():
+        if name not in site.volumes:
+            return Text("This site has set no volume {name}.", name=name)
     image = effects.image
     if image and image != VALUE and "/" not in image and able.images is not None:
         if site.image_reference(image) not in able.images:
@@ -298,25 +334,28 @@ def _unavailable(effects: Effects | UnlistedEffects, site: Site, able: Capabilit
     return None
 
 
+def _image_size(effects: Effects | UnlistedEffects, site: Site, able: Capabilities) -> int | None:
+    """Bytes of the image on this machine; None where it is not here, or not known."""
+    if effects.image in (None, VALUE):
+        return None
+    return (able.images or {}).get(site.image_reference(effects.image))
+
+
 def _gpu_unavailable(
     effects: Effects | UnlistedEffects, site: Site, able: Capabilities
 ) -> Text | None:
-    if effects.gpu is None or able.gpus is None:
+    if effects.gpu is None or able.nodes is None:
         return None
     name, count = _gpu_resource(effects.gpu.resource, able), effects.gpu.count
     needed = count if isinstance(count, int) else 1
+    nodes = _gpu_nodes(effects, site, able)
     if not any(able.gpus.values()):
         if site.engine == "podman":
             return Text("This machine has no GPU that servers could use.")
         return Text("This cluster has no GPU that servers could use.")
-    if able.nodes is None:
-        there = able.gpus.get(name, 0)
-        free = there
-    else:
-        # A pod runs on one node: what others have is of no use to it.
-        nodes = [node for node in able.nodes if node.has(effects.node_selector or {})]
-        there = max((node.gpus.get(name, 0) for node in nodes), default=0)
-        free = max((node.free.get(name, 0) for node in nodes), default=0)
+    # A pod runs on one node: what others have is of no use to it.
+    there = max((node.gpus.get(name, 0) for node in nodes), default=0)
+    free = max((node.free.get(name, 0) for node in nodes), default=0)
     if there < needed:
         return Text(
             "This needs {needed} of {name}, and there are {there} here.",
@@ -333,6 +372,24 @@ def _gpu_unavailable(
             there=there,
         )
     return None
+
+
+def _gpu_nodes(effects: Effects | UnlistedEffects, site: Site, able: Capabilities) -> list[GpuNode]:
+    """Where such a server could run; one machine has no labels to choose by."""
+    wanted = {} if site.engine == "podman" else effects.node_selector or {}
+    return [node for node in able.nodes or () if node.has(wanted)]
+
+
+def _gpu_free(
+    effects: Effects | UnlistedEffects, site: Site, able: Capabilities
+) -> dict[str, int] | None:
+    """How many GPUs of this kind are free now, and how many there are; None: not known, or none."""
+    if effects.gpu is None or able.nodes is None:
+        return None
+    name, nodes = _gpu_resource(effects.gpu.resource, able), _gpu_nodes(effects, site, able)
+    there = sum(node.gpus.get(name, 0) for node in nodes)
+    free = sum(max(0, node.free.get(name, 0)) for node in nodes)
+    return {"free": free, "there": there} if there else None
 
 
 _SHOWN = {

@@ -9,10 +9,11 @@ from typing import Any
 from jupyterhub.utils import utcnow
 from kubespawner import KubeSpawner
 from kubespawner.slugs import is_valid_label, safe_slug
-from traitlets import Bool, Enum, Instance, Integer, default
+from traitlets import Bool, Dict, Enum, Instance, Integer, List, Unicode, default
 
 from spawner.deployment import Deployment
 from spawner.engine import Claim
+from spawner.licences import silent_servers
 from spawner.options import (
     BINDER_KEYS,
     OptionsError,
@@ -23,6 +24,7 @@ from spawner.options import (
 from spawner.profile_list import Capabilities, compile_profiles
 from spawner.quota import Resources, check_quota
 from spawner.refusals import StartRefused
+from studovna.site import Volume
 from studovna.text import Text
 
 HOME = "/home/jovyan"
@@ -49,6 +51,8 @@ class ProfileSpawner(KubeSpawner):
     )
     user_options: dict[str, Any]
     extra_pod_config: dict[str, Any]
+    licences = List(Unicode(), help="The licence servers of the site that the server uses.")
+    site_volumes = Dict(help="Volumes of the site to mount, read-only, by their path.")
     walltime = Integer(0, help="Seconds after which the pod is ended whatever it does; 0: never.")
 
     # A pod, always: Pod Security "restricted" holds for every server.
@@ -143,6 +147,23 @@ class ProfileSpawner(KubeSpawner):
             limit = {"activeDeadlineSeconds": self.walltime}
             self.extra_pod_config = {**self.extra_pod_config, **limit}
         self._reserve()
+        await self._ask_licences()
+
+    async def _ask_licences(self) -> None:
+        """Say which licence servers do not answer; the server starts all the same.
+
+        The program may reach one that the hub does not, and it says itself what it lacks.
+        """
+        licences = {name: self.deployment.site.licences[name] for name in self.licences}
+        for name, address in await silent_servers(licences):
+            self._tell(
+                Text(
+                    "The licence server {address} ({name}) does not answer. The program may not "
+                    "start; tell the operator.",
+                    name=name,
+                    address=address,
+                )
+            )
 
     def _apply_overrides(self, spawner_override: dict[str, Any]) -> None:
         # What a person typed arrives as text; cores and sizes are numbers.
@@ -152,7 +173,9 @@ class ProfileSpawner(KubeSpawner):
         volumes: list[dict[str, Any]] = [
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(self.shm_size)}}
         ]
-        mounts = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - the pod's own
+        mounts: list[dict[str, Any]] = [
+            {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108 - the pod's own
+        ]
         if self.home_kind == "none":
             self.storage_pvc_ensure = False
         else:
@@ -161,6 +184,11 @@ class ProfileSpawner(KubeSpawner):
             self.storage_pvc_ensure = True
             volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": self.pvc_name}})
             mounts.append({"name": "home", "mountPath": HOME})
+        for path, name in sorted(self.site_volumes.items()):
+            volume = {"name": f"site-{name}", **volume_source(self.deployment.site.volumes[name])}
+            if volume not in volumes:
+                volumes.append(volume)
+            mounts.append({"name": volume["name"], "mountPath": path, "readOnly": True})
         self.volumes = volumes
         self.volume_mounts = mounts
 
@@ -274,6 +302,13 @@ class ProfileSpawner(KubeSpawner):
             if finished:
                 return
             await changed.wait()
+
+
+def volume_source(volume: Volume) -> dict[str, Any]:
+    """A volume of the site as the source of a pod's volume."""
+    if volume.claim is not None:
+        return {"persistentVolumeClaim": {"claimName": volume.claim, "readOnly": True}}
+    return {"hostPath": {"path": volume.path, "type": "Directory"}}
 
 
 def last_end(orm: Any, live: ProfileSpawner | None) -> dict[str, Any] | None:

@@ -137,6 +137,15 @@ ImageName = Annotated[
     Field(min_length=1, max_length=255),
 ]
 
+ContainerPath = Annotated[
+    str,
+    _matching(
+        r"(?!.*/\.\.?(/|$))(/[A-Za-z0-9._+-]{1,100}){1,20}",
+        "an absolute path from letters, digits and . _ + - without a slash at the end",
+    ),
+]
+"""An absolute path in a container."""
+
 EnvName = Annotated[
     str, _matching(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "a name from letters, digits and _")
 ]

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from .auth import GroupName
 from .fields import (
+    ContainerPath,
     Cores,
     CoresOrValue,
     EnvName,
@@ -16,6 +17,7 @@ from .fields import (
     Memory,
     MemoryOrValue,
     Pattern,
+    Plain,
     ResourceName,
     Settings,
     Slug,
@@ -102,6 +104,23 @@ class Toleration(Settings):
     """The taint's effect; null: every effect."""
 
 
+class Application(Settings):
+    """What a desktop runs instead of a whole desktop: one application in the full window."""
+
+    title: Annotated[Plain, Field(max_length=80)]
+    """Its name, for the sentences of its window."""
+    command: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=1000)]],
+        Field(min_length=1, max_length=100),
+    ]
+    """The program and its arguments."""
+    folder: ContainerPath | None = None
+    """Where it starts; null: the home."""
+    needs: Annotated[list[ContainerPath], Field(max_length=20)] = []
+    """Files that must be there, such as the program on its volume; the window names one that is
+    missing."""
+
+
 class _CommonEffects(Settings):
     env: dict[EnvName, Annotated[str, Field(max_length=10_000)]] | None = None
     """Environment variables."""
@@ -109,6 +128,13 @@ class _CommonEffects(Settings):
     """The command, instead of the image's own."""
     default_url: Annotated[str, Field(pattern=r"^/[^\s]{0,500}$")] | None = None
     """What opens first, such as /lab or /rstudio."""
+    application: Application | None = None
+    """The one application that an image with a desktop runs; null: the whole desktop."""
+    licences: Annotated[list[Slug], Field(max_length=10)] | None = None
+    """Licence servers of the site (`licences` of the site file) whose variables are set; whether
+    they answer is tried before each start."""
+    volumes: dict[ContainerPath, Slug] | None = None
+    """Volumes of the site (`volumes` of the site file) to mount, read-only, by path."""
     home: Literal["person", "server", "none"] | None = None
     """Whose home is mounted: the person's (default), one of the server's own, or none."""
     node_selector: dict[str, str] | None = None

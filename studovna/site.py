@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from . import ssh_key
 from .auth import Auth, SharedPassword, auth_rules, with_type
 from .cluster_settings import Cluster
-from .fields import Cores, Localised, Memory, Pattern, Plain, Settings, Slug
+from .fields import ContainerPath, Cores, EnvName, Localised, Memory, Pattern, Plain, Settings, Slug
 from .problems import Problem, SettingsError, read_yaml, validate, wrong
 
 GIB = 1024**3
@@ -139,6 +139,19 @@ class Binder(Settings):
     cluster in a namespace of their own, which is the one that is not under *restricted*."""
 
 
+class Volume(Settings):
+    """Files that servers read and never change, such as a vendor's programs."""
+
+    path: ContainerPath | None = None
+    """With podman: a folder of this machine."""
+    claim: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")] | None = None
+    """With Kubernetes: a PersistentVolumeClaim in the servers' namespace, ReadOnlyMany or
+    ReadWriteMany."""
+
+
+LicenceAddress = Annotated[str, Field(pattern=r"^[^\s{}]{1,1000}$")]
+
+
 class Registry(Settings):
     """A registry of one's own for the images that Binder builds."""
 
@@ -181,6 +194,11 @@ class Site(Settings):
     """What only a Kubernetes cluster knows; unused with podman."""
     storage: Storage = Storage.model_construct()
     """Where homes live."""
+    licences: dict[Slug, dict[EnvName, LicenceAddress]] = {}
+    """Licence servers that profiles name: for each the variables that programs read, such as
+    `matlab: {MLM_LICENSE_FILE: 27000@licence.example.org}`."""
+    volumes: dict[Slug, Volume] = {}
+    """Files that profiles mount read-only, such as the folder of a vendor's programs."""
     profiles: FilePath = "profiles"
     """The folder of the profiles, beside the site file or absolute."""
     binder: Binder = Binder.model_construct()
@@ -226,6 +244,11 @@ class Site(Settings):
         """Whether people come by https, so that cookies are for https only."""
         return urlsplit(self.url).scheme == "https"
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of this machine that volumes are."""
+        return [Path(one.path) for one in self.volumes.values() if one.path is not None]
+
     def is_username(self, name: str) -> bool:
         """Whether the site lets this user name in."""
         return re.fullmatch(self.auth.username_pattern, name) is not None
@@ -253,6 +276,20 @@ def site_rules(site: Site) -> Iterator[Rule]:
             ("images",),
             "engine: kubernetes cannot pull images from localhost; images is not set",
             "the registry and folder that hold this site's images",
+        )
+    wanted, other = ("claim", "path") if site.engine == "kubernetes" else ("path", "claim")
+    for name, volume in site.volumes.items():
+        if getattr(volume, wanted) is None or getattr(volume, other) is not None:
+            yield (
+                ("volumes", name),
+                f"With engine: {site.engine} a volume is a {wanted}",
+                f"{wanted}, and no {other}",
+            )
+    if site.volumes and site.cluster.namespaces == "person":
+        yield (
+            ("volumes",),
+            "A claim is in one namespace, and cluster.namespaces: person gives each person another",
+            "cluster.namespaces: shared, or no volumes",
         )
     if site.registry is not None:
         user, file = site.registry.username, site.registry.password_file

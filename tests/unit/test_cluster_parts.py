@@ -89,12 +89,12 @@ def test_a_gpu_profile_is_offered_where_one_node_has_enough(
         }
     )
     site = Site(engine="kubernetes", images="quay.io/x")
-    able = Capabilities(gpus={gpu: 6}, nodes=nodes)
+    able = Capabilities(nodes)
     (item,) = compile_profiles({"g": profile}, site, set(), able)
     found = item["studovna"]["unavailable"]
     assert (found is None) == (why is None)
     assert why is None or why in found
-    (item,) = compile_profiles({"g": profile}, site, set(), Capabilities(gpus=None))
+    (item,) = compile_profiles({"g": profile}, site, set(), Capabilities(nodes=None))
     assert item["studovna"]["unavailable"] is None
 
 

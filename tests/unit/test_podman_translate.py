@@ -296,7 +296,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"volumeMounts": [{"name": "v", "mountPath": "/x"}]},
         {},
     ),
-    "spec.volumes[0].hostPath": ({}, {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}),
+    "spec.volumes[0].hostPath.path": ({}, {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}),
     "spec.volumes[0].nfs": ({}, {"volumes": [{"name": "v", "nfs": {"server": "x", "path": "/"}}]}),
     "spec.volumes[0].secret.secretName": (
         {},
@@ -608,3 +608,23 @@ def test_log_lines_are_put_together():
     )
     assert reader.feed(feed[:50]) + reader.feed(feed[50:]) == ["err", "one two", ""]
     assert reader.feed(b"st\n") == [] and reader.finish() == ["last"]
+
+
+def test_devices_of_any_kind_are_given_out_by_their_kind():
+    pod = make({"resources": {"limits": {"amd.com/gpu": "1"}, "requests": {"amd.com/gpu": "1"}}})
+    names = ["amd.com/gpu=0", "nvidia.com/gpu=0"]
+    assert translate(pod, Settings("st000000", STATE, gpus=names)).gpus == ("amd.com/gpu=0",)
+    with pytest.raises(NoFreeDevice):
+        translate(pod, Settings("st000000", STATE, gpus=names[1:]))
+
+
+def test_only_the_sites_folders_are_mounted_and_read_only():
+    folder = Path("/srv/matlab")
+    volumes = [{"name": "v", "hostPath": {"path": str(folder), "type": "Directory"}}]
+    pod = make({"volumeMounts": [{"name": "v", "mountPath": "/opt/matlab"}]}, volumes=volumes)
+    plan = translate(pod, Settings("st000000", STATE, folders=[folder]))
+    assert f"{folder}:/opt/matlab:ro,nosuid,nodev" in plan.containers[0].argv
+    assert plan.folders == (folder,)
+    for folders in ([], [Path("/srv")], [Path("/srv/matlab/inner")]):
+        with pytest.raises(UntranslatableField, match="no volume at"):
+            translate(pod, Settings("st000000", STATE, folders=folders))

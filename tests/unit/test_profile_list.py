@@ -29,12 +29,12 @@ from spawner.options import (
     typed_overrides,
     validate_options,
 )
-from spawner.profile_list import DEFAULT_SHM, Capabilities, compile_profiles
+from spawner.profile_list import DEFAULT_SHM, Capabilities, GpuNode, compile_profiles
 from spawner.quota import Resources
 from spawner.spawner import ProfileSpawner
 from studovna.profile_schema import Profile
 from studovna.profiles import load_profiles
-from studovna.site import Site, load_site
+from studovna.site import Site, Volume, load_site
 from studovna.text import Text
 from studovna.units import GIB, MIB
 
@@ -42,10 +42,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SITE = load_site(ROOT / "site.yaml")
 PROFILES = load_profiles(SITE.profiles_folder, SITE)
 REGISTRY = "127.0.0.1:5000/binder/"
-RICH = Capabilities(
-    gpus={"nvidia.com/gpu": 4, "nvidia.com/mig-1g.10gb": 7, "nvidia.com/mig-2g.20gb": 1},
-    registry=REGISTRY,
-)
+GPUS = {"nvidia.com/gpu": 4, "nvidia.com/mig-1g.10gb": 7, "nvidia.com/mig-2g.20gb": 1}
+RICH = Capabilities([GpuNode({}, GPUS, GPUS)], registry=REGISTRY)
 BARE = Capabilities(registry=REGISTRY)
 LIST = compile_profiles(PROFILES, SITE, set(), RICH)
 
@@ -124,6 +122,8 @@ def test_a_profile_as_a_whole() -> None:
             "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
             "walltime": 5400,
             "http_timeout": 900,
+            "licences": [],
+            "site_volumes": {},
         },
         "profile_options": {
             "size": {
@@ -139,6 +139,8 @@ def test_a_profile_as_a_whole() -> None:
                             "description": {"en": "", "cs": ""},
                             "unavailable": None,
                             "resources": {"cpu_limit": 1.0},
+                            "gpus": None,
+                            "image": None,
                         },
                     },
                     "two": {
@@ -154,6 +156,8 @@ def test_a_profile_as_a_whole() -> None:
                             "description": {"en": "E", "cs": "E"},
                             "unavailable": None,
                             "resources": {"gpus": {"nvidia.com/gpu": 2}},
+                            "gpus": {"free": 4, "there": 4},
+                            "image": None,
                         },
                     },
                 },
@@ -195,6 +199,8 @@ def test_a_profile_as_a_whole() -> None:
                 "memory_limit": 2 * GIB,
                 "shm": GIB,
             },
+            "gpus": None,
+            "image": None,
         },
     }
 
@@ -348,7 +354,8 @@ def test_gpus_that_are_not_there() -> None:
 
 
 def test_a_default_that_is_not_there_gives_way() -> None:
-    able = Capabilities(gpus={"nvidia.com/mig-2g.20gb": 1})
+    there = {"nvidia.com/mig-2g.20gb": 1}
+    able = Capabilities([GpuNode({}, there, there)])
     item = compiled(
         """
         title: A
@@ -369,6 +376,68 @@ def test_a_default_that_is_not_there_gives_way() -> None:
     assert validate_options([item], {"g": "two"}) == (
         "This needs 2 of nvidia.com/mig-2g.20gb, and there are 1 here."
     )
+
+
+def test_how_many_gpus_are_free_and_how_large_images_are() -> None:
+    gpu = "nvidia.com/gpu"
+    nodes = [
+        GpuNode({"model": "a"}, {gpu: 4}, {gpu: 1}),
+        GpuNode({"model": "b"}, {gpu: 2}, {gpu: -1}),  # a pod that still ends
+    ]
+    text = """
+        title: A
+        image: lab
+        options:
+          g:
+            title: G
+            choices:
+              none: {title: N, env: {X: "1"}}
+              all: {title: A, gpu: {count: 1}}
+              model: {title: M, gpu: {count: 1}, node_selector: {model: b}}
+        """
+    cluster = SITE.model_copy(update={"engine": "kubernetes"})
+    item = compiled(text, Capabilities(nodes, {"localhost/studovna/lab:latest": 700}), cluster)
+    choices = item["profile_options"]["g"]["choices"]
+    assert [choice["studovna"]["gpus"] for choice in choices.values()] == [
+        None,
+        {"free": 1, "there": 6},
+        {"free": 0, "there": 2},
+    ]
+    assert item["studovna"]["image"] == 700
+    # A machine has no labels to choose by.
+    choices = compiled(text, Capabilities(nodes))["profile_options"]["g"]["choices"]
+    assert choices["model"]["studovna"]["gpus"] == {"free": 1, "there": 6}
+
+
+def test_licences_volumes_and_an_application() -> None:
+    text = """
+        title: M
+        image: lab
+        licences: [m]
+        volumes: {/usr/local/M: programs}
+        env: {A: b}
+        application: {title: M, command: [/usr/local/M/bin/m, "{x}"], needs: [/usr/local/M/bin/m]}
+        """
+    assert compiled(text)["studovna"]["unavailable"] == "This site has set no licence server m."
+    licences = {"m": {"MLM_LICENSE_FILE": "27000@l.example.org"}}
+    site = SITE.model_copy(update={"licences": licences})
+    assert compiled(text, site=site)["studovna"]["unavailable"] == (
+        "This site has set no volume programs."
+    )
+    site = site.model_copy(update={"volumes": {"programs": Volume(path="/srv/m")}})
+    item = compiled(text, site=site)
+    assert item["studovna"]["unavailable"] is None
+    spawner = kubespawner_of({})
+    spawner.environment = item["kubespawner_override"]["environment"]
+    found = spawner.get_env()
+    assert (found["A"], found["MLM_LICENSE_FILE"]) == ("b", "27000@l.example.org")
+    assert json.loads(found["STUDOVNA_APPLICATION"]) == {
+        "title": "M",
+        "command": ["/usr/local/M/bin/m", "{x}"],
+        "needs": ["/usr/local/M/bin/m"],
+    }
+    assert item["kubespawner_override"]["site_volumes"] == {"/usr/local/M": "programs"}
+    assert item["kubespawner_override"]["licences"] == ["m"]
 
 
 def test_images_that_are_not_built() -> None:
