@@ -116,12 +116,21 @@ class ProfileSpawner(KubeSpawner):
         """What the place where pods run has to offer (images, GPUs)."""
         raise NotImplementedError
 
+    def groups(self) -> set[str]:
+        """The person's groups: the provider's, as of the last sign-in, or those of the site file.
+
+        JupyterHub adds people to groups when it starts, and takes nobody out.
+        """
+        if self.authenticator.manage_groups:
+            return {group.name for group in self.user.groups}
+        return self.deployment.site.groups_of(self.user.name)
+
     async def offered_profiles(self) -> list[dict[str, Any]]:
         """The profiles this person may start, in KubeSpawner's ``profile_list`` format."""
         return compile_profiles(
             self.deployment.profiles,
             self.deployment.site,
-            {group.name for group in self.user.groups},
+            self.groups(),
             await self.capabilities(),
             include_hidden=True,
         )
