@@ -79,4 +79,16 @@ class PodmanSpawner(AnsweringSpawner):
         await self.engine.erase_claim(name)
 
     async def stop(self, now: bool = False) -> None:
-        await self.end_pod(0 if now else self.delete_grace_period)
+        """End the pod. JupyterHub forgets the server whatever happens here, so a pod that cannot be
+        ended now is left to ``leftovers``, and the person is told."""
+        try:
+            await self.end_pod(0 if now else self.delete_grace_period)
+        except EngineError as error:
+            self.log.error("%s could not be ended: %s", self._log_name, error.detail)
+            self._ended(
+                Text(
+                    "Your server could not be ended yet. {why} The hub goes on trying; your home "
+                    "is kept.",
+                    why=error.sentence,
+                )
+            )

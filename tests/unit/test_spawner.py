@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,14 +14,68 @@ from jupyterhub.user import User
 from traitlets.config import Config
 
 from spawner.deployment import Deployment
+from spawner.engine import MISSING, Claim, Engine, EngineUnavailable, PodState
+from spawner.leftovers import LABELS, Leftovers, wanted_pods
 from spawner.podman_spawner import PodmanSpawner
 from spawner.profile_list import Capabilities
 from studovna.profiles import load_profiles
 from studovna.site import load_site
+from studovna.text import Text
 
 ROOT = Path(__file__).resolve().parents[2]
 
 MakeUser = Callable[..., Any]
+
+
+class SmallEngine(Engine):
+    """An engine of names only, which breaks when it is told to."""
+
+    def __init__(self) -> None:
+        self.pods: dict[str, PodState] = {}
+        self.broken = False
+
+    def _work(self) -> None:
+        if self.broken:
+            raise EngineUnavailable(Text("Podman is broken."), "database is locked")
+
+    async def run(
+        self, pod: Any, claims: Any = (), on_event: Any = None, *, data: Any = ()
+    ) -> None:
+        self._work()
+        self.pods[pod.metadata.name] = PodState("Running", labels=pod.metadata.labels)
+
+    async def state(self, name: str) -> PodState:
+        self._work()
+        return self.pods.get(name, MISSING)
+
+    async def states(self, labels: Any) -> dict[str, PodState]:
+        self._work()
+        return {n: s for n, s in self.pods.items() if labels.items() <= s.labels.items()}
+
+    async def logs(self, name: str, container: str, **more: Any) -> Any:
+        raise NotImplementedError
+        yield
+
+    async def tail(self, name: str, container: str, lines: int) -> list[str]:
+        self._work()
+        return []
+
+    async def url(self, name: str, port: int) -> str:
+        return f"http://127.0.0.1:{port}"
+
+    def hub_address(self) -> str:
+        return "127.0.0.1"
+
+    async def end(self, name: str, grace: float = 10) -> None:
+        self._work()
+        self.pods.pop(name, None)
+
+    async def erase_claim(self, name: str) -> None:
+        self._work()
+
+    async def claims(self, labels: Any) -> list[Claim]:
+        self._work()
+        return []
 
 
 class _Machine:
@@ -41,6 +96,7 @@ def make_user(tmp_path: Path) -> MakeUser:
 
         class Spawner(PodmanSpawner):
             machine: Any = _Machine()
+            engine: Any = SmallEngine()
 
         found = db.query(orm.User).filter_by(name=name).one_or_none()
         if found is None:
@@ -71,3 +127,50 @@ def test_a_provider_that_manages_groups_is_believed(make_user: MakeUser) -> None
     user = make_user("ana", manage_groups=True)
     user.orm_user.groups = [orm.Group(name="teachers")]
     assert user.spawner.groups() == {"teachers"}
+
+
+async def test_a_stop_that_fails_is_told_and_its_pod_is_ended_later(make_user: MakeUser) -> None:
+    spawner = make_user("ana").spawner
+    engine = spawner.engine
+    engine.pods[spawner.pod_name] = PodState("Running", labels=LABELS)
+    engine.pods["build"] = PodState("Running", labels={"component": "build"})
+    engine.pods["jupyter-eva"] = PodState("Running", labels=LABELS)
+    engine.broken = True
+    await spawner.stop()
+    assert "could not be ended yet. Podman is broken." in spawner.get_state()["last_end"]["message"]
+
+    leftovers = Leftovers(engine, lambda: {"jupyter-eva"})
+    await leftovers.sweep()
+    engine.broken = False
+    await leftovers.sweep()
+    assert spawner.pod_name in engine.pods  # seen for the first time
+    await leftovers.sweep()
+    assert set(engine.pods) == {"build", "jupyter-eva"}
+
+
+async def test_a_pod_whose_server_is_found_between_two_sweeps_lives(make_user: MakeUser) -> None:
+    engine = SmallEngine()
+    engine.pods["jupyter-ana"] = PodState("Running", labels=LABELS)
+    servers: set[str] = set()
+    leftovers = Leftovers(engine, lambda: servers)
+    for wanted in ([], ["jupyter-ana"], [], ["jupyter-ana"]):
+        servers.clear()
+        servers.update(wanted)
+        await leftovers.sweep()
+    assert engine.pods
+
+
+def test_pods_of_servers_in_the_database_and_of_active_ones_are_wanted(make_user: MakeUser) -> None:
+    user = make_user("ana")
+    names = ["run", "start", "stop"]
+    user.db.add_all(orm.Spawner(name=name, user=user.orm_user) for name in names)
+    running, starting, stopped = (user.spawners[name] for name in names)
+    running.orm_spawner.server = orm.Server()
+    running.orm_spawner.state = running.get_state()
+    stopped.orm_spawner.state = stopped.get_state()
+    user.db.commit()
+    app = SimpleNamespace(db=user.db, users={})
+    assert wanted_pods(app) == {running.pod_name}
+    starting._spawn_pending = True
+    app.users[user.id] = user
+    assert wanted_pods(app) == {running.pod_name, starting.pod_name}
