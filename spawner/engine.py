@@ -256,7 +256,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     async def claims(self, labels: Mapping[str, str]) -> list[Claim]:
-        """The claims that have all these labels, by name, with their sizes."""
+        """The claims that have all these labels, by name, with their sizes where they are known."""
 
     @abc.abstractmethod
     def hub_address(self) -> str:

@@ -593,10 +593,7 @@ class PodmanEngine(Engine):
             raise _disk_error(error) from error
 
     async def claims(self, labels: Mapping[str, str]) -> list[Claim]:
-        try:
-            return await self._claims.find(labels)
-        except PodmanError as error:
-            raise meaning(error) from error
+        return await self._claims.find(labels)
 
 
 def _cut_short(state: PodState) -> bool:

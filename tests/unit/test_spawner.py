@@ -16,6 +16,7 @@ from traitlets.config import Config
 from spawner.deployment import Deployment
 from spawner.engine import MISSING, Claim, Engine, EngineUnavailable, PodState
 from spawner.leftovers import LABELS, Leftovers, wanted_pods
+from spawner.pages import PageData
 from spawner.podman_spawner import PodmanSpawner
 from spawner.profile_list import Capabilities
 from studovna.profiles import load_profiles
@@ -32,6 +33,7 @@ class SmallEngine(Engine):
 
     def __init__(self) -> None:
         self.pods: dict[str, PodState] = {}
+        self.homes: list[Claim] = []
         self.broken = False
 
     def _work(self) -> None:
@@ -75,7 +77,7 @@ class SmallEngine(Engine):
 
     async def claims(self, labels: Any) -> list[Claim]:
         self._work()
-        return []
+        return [c for c in self.homes if labels.items() <= c.labels.items()]
 
 
 class _Machine:
@@ -174,3 +176,11 @@ def test_pods_of_servers_in_the_database_and_of_active_ones_are_wanted(make_user
     starting._spawn_pending = True
     app.users[user.id] = user
     assert wanted_pods(app) == {running.pod_name, starting.pod_name}
+
+
+async def test_the_home_page_says_when_homes_cannot_be_listed(make_user: MakeUser) -> None:
+    user = make_user("ana")
+    page = PageData(user.spawner.deployment, user, [])
+    assert await page.homes() == []
+    user.spawner.engine.broken = True
+    assert await page.homes() is None
