@@ -15,10 +15,10 @@ from studovna.text import Text
 
 
 class _HomesHandler(APIHandler):
-    async def asked(self, spawner: ProfileSpawner) -> list[Claim]:
+    async def asked(self, spawner: ProfileSpawner, *, measured: bool = True) -> list[Claim]:
         """A person's homes; 503 with the engine's sentence while it cannot tell."""
         try:
-            return await spawner.homes()
+            return await spawner.homes(measured=measured)
         except EngineError as error:
             self.log.error("Homes cannot be listed: %s %s", error.sentence, error.detail)
             raise web.HTTPError(503, str(error.sentence)) from error
@@ -54,7 +54,7 @@ class HomeAPIHandler(_HomesHandler):
                     )
                 ),
             )
-        if home_name not in {home.name for home in await self.asked(spawner)}:
+        if home_name not in {home.name for home in await self.asked(spawner, measured=False)}:
             raise web.HTTPError(404, f"{user_name} has no home named {home_name}")
         using = [
             other.name or user_name

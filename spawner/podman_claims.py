@@ -68,10 +68,11 @@ class Claims:
         self._sizes.forget(name)
         await self._caller.files("erase", str(doomed))
 
-    async def find(self, labels: Mapping[str, str]) -> list[Claim]:
+    async def find(self, labels: Mapping[str, str], measured: bool = True) -> list[Claim]:
         """The claims with all these labels; their sizes as far as they are known by now."""
         about = [one for one in await asyncio.to_thread(self._about) if has(one["labels"], labels)]
-        sizes = await self._sizes.of([one["name"] for one in about])
+        names = [one["name"] for one in about]
+        sizes = await self._sizes.of(names) if measured else [None] * len(names)
         return [
             Claim(
                 one["name"],

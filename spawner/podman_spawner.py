@@ -72,8 +72,8 @@ class PodmanSpawner(AnsweringSpawner):
     async def end_pod(self, grace: float) -> None:
         await self.engine.end(self.pod_name, grace)
 
-    async def homes(self) -> list[Claim]:
-        return await self.engine.claims(self.home_labels())
+    async def homes(self, *, measured: bool = True) -> list[Claim]:
+        return await self.engine.claims(self.home_labels(), measured=measured)
 
     async def erase_home(self, name: str) -> None:
         await self.engine.erase_claim(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from spawner.leftovers import LABELS, Leftovers, wanted_pods
 from spawner.pages import PageData
 from spawner.podman_spawner import PodmanSpawner
 from spawner.profile_list import Capabilities
+from spawner.refusals import StartRefused
 from studovna.profiles import load_profiles
 from studovna.site import load_site
 from studovna.text import Text
@@ -75,7 +77,7 @@ class SmallEngine(Engine):
     async def erase_claim(self, name: str) -> None:
         self._work()
 
-    async def claims(self, labels: Any) -> list[Claim]:
+    async def claims(self, labels: Any, *, measured: bool = True) -> list[Claim]:
         self._work()
         return [c for c in self.homes if labels.items() <= c.labels.items()]
 
@@ -184,3 +186,23 @@ async def test_the_home_page_says_when_homes_cannot_be_listed(make_user: MakeUse
     assert await page.homes() == []
     user.spawner.engine.broken = True
     assert await page.homes() is None
+
+
+async def test_no_persons_home_is_the_home_of_somebody_elses_server(make_user: MakeUser) -> None:
+    theirs = make_user("of-ana").spawner
+    ours = make_user("ana").spawner
+    ours.home_kind = "server"
+    assert await theirs._home_name() == "home-of-ana"
+    assert await ours._home_name() == "server-home-ana"
+
+
+async def test_a_servers_home_of_before_is_found_again(make_user: MakeUser) -> None:
+    spawner = make_user("ana").spawner
+    spawner.home_kind = "server"
+    spawner.engine.homes = [
+        Claim("home-of-ana", 1, 1, datetime.now(UTC), spawner.home_labels()),
+    ]
+    assert await spawner._home_name() == "home-of-ana"
+    spawner.engine.broken = True
+    with pytest.raises(StartRefused, match="Podman is broken"):
+        await spawner._home_name()
