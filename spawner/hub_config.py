@@ -65,7 +65,7 @@ def configure_auth(c: Any, deployment: Deployment) -> None:
     if isinstance(site.auth, OpenIDConnect):
         _configure_openid_connect(c, site, site.auth)
     else:
-        c.JupyterHub.authenticator_class = "shared-password"
+        c.JupyterHub.authenticator_class = "spawner.shared_password.SharedPassword"
         c.SharedPasswordAuthenticator.user_password = read_secret(state, "password-people")[0]
         c.SharedPasswordAuthenticator.admin_password = read_secret(state, "password-admin")[0]
         c.Authenticator.allow_all = True
