@@ -12,11 +12,11 @@ from spawner.deployment import Deployment
 from studovna.auth import OpenIDConnect
 from studovna.paths import ROOT
 from studovna.profile_rules import ways
+from studovna.release import HUB_PORT
 from studovna.secrets import read_secret
 from studovna.site import Site
 from studovna.text import Text
 
-HUB_PORT = 8081
 ANSWER_SECONDS = 120
 SIGNED_IN_DAYS = 1  # with OpenID Connect: how long groups can be those of before
 

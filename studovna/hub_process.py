@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -15,8 +16,9 @@ import httpx
 import psutil
 
 from studovna.paths import ROOT
+from studovna.release import HUB_PORT
 from studovna.site import Site
-from studovna.system import search_path
+from studovna.system import primary_address, search_path
 from studovna.text import Text
 
 MARKER = "STUDOVNA_RUN"
@@ -66,10 +68,22 @@ def answers(site: Site) -> bool:
     return reply.status_code == 200
 
 
-def require_free_ports(site: Site) -> None:
-    """Raise ``HubError`` when another program listens where the proxy is to listen."""
+CHOOSE = Text("End that program, or choose another port: bind: in the site file.")
+NEEDED = Text("The hub needs this one for its servers: end that program.")
+NAMED = Text("Binder's images are named after this port of their registry: end that program.")
+
+
+def require_free_ports(site: Site, state: Path) -> None:
+    """Raise ``HubError`` when another program listens where a part of the site is to listen."""
     host, port = site.bind_address
-    for address, number in ((host, port), ("127.0.0.1", port + 1)):
+    wanted = [(host, port, CHOOSE), ("127.0.0.1", port + 1, CHOOSE)]
+    if site.binder.enabled:
+        wanted.append(("127.0.0.1", port + 2, CHOOSE))
+    if site.binder.enabled and site.registry is None:
+        with contextlib.suppress(OSError, ValueError):
+            wanted.append(("127.0.0.1", int((state / "registry" / "port").read_text()), NAMED))
+    wanted.append((_hub_address(), HUB_PORT, NEEDED))
+    for address, number, remedy in wanted:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,15 +92,25 @@ def require_free_ports(site: Site) -> None:
             except OSError as error:
                 raise HubError(
                     Text(
-                        "Port {port} on {address} cannot be used ({reason}){owner}. End that "
-                        "program, or choose another port: bind: in {file}.",
+                        "Port {port} on {address} cannot be used ({reason}){owner}. {remedy} "
+                        "({file})",
                         port=number,
                         address=address,
                         reason=error.strerror,
                         owner=_owner(number),
+                        remedy=remedy,
                         file=site.file,
                     )
                 ) from error
+
+
+def _hub_address() -> str:
+    """Where to look whether the hub will have its port.
+
+    Without root it listens on the machine's address. As root it has an address of its own, which is
+    made later: only who listens on all addresses is in its way, and so in the way of this one.
+    """
+    return "127.8.0.81" if os.geteuid() == 0 else primary_address() or "127.8.0.81"
 
 
 def _owner(port: int) -> str:

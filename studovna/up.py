@@ -98,7 +98,7 @@ def up(site_file: Path, state: Path, console: Console, *, build_others: bool = T
             return
         with step(console, "Ending what is left of a hub that does not answer"):
             hub_process.stop(state)
-    hub_process.require_free_ports(site)
+    hub_process.require_free_ports(site, state)
     install_system(console)
     install_proxy(console)
     podman = Podman(state)
