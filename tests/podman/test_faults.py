@@ -85,7 +85,7 @@ def test_a_server_that_ends_says_its_exit_code_and_last_words(fragile: RunningSi
 def test_out_of_memory_is_said_as_such(fragile: RunningSite) -> None:
     message = failed_start(fragile, "ana", "greedy")
     assert "memory" in message
-    assert "0.1 GB" in message
+    assert "0.12 GB" in message
 
 
 def test_a_container_killed_from_outside_is_noticed_and_told(fragile: RunningSite) -> None:

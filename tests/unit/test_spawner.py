@@ -18,12 +18,13 @@ from traitlets.config import Config
 
 from spawner import hub_config, podman_call
 from spawner.deployment import Deployment
-from spawner.engine import MISSING, Claim, Engine, EngineUnavailable, PodState
+from spawner.engine import MISSING, Claim, ContainerState, Engine, EngineUnavailable, PodState
 from spawner.leftovers import LABELS, Leftovers, wanted_pods
 from spawner.pages import PageData
 from spawner.podman_engine import PodmanEngine
 from spawner.podman_spawner import PodmanSpawner
 from spawner.profile_list import Capabilities
+from spawner.quota import Resources
 from spawner.refusals import StartRefused
 from studovna.podman import Podman
 from studovna.profile_schema import Profile
@@ -249,3 +250,15 @@ async def test_a_pull_that_stalls_ends(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(EngineUnavailable, match="0.2 s"):
         await engine._pull("quay.io/a/large:1", lambda _: None)
     assert not engine._pulls
+
+
+async def test_out_of_memory_is_said_with_the_limit_after_a_restart_of_the_hub(
+    make_user: MakeUser,
+) -> None:
+    before = make_user("ana").spawner
+    before.reserved = Resources(1.0, 1.0, 2**29, 2**31)
+    after = make_user("ana").spawner
+    after.load_state(before.get_state())
+    killed = ContainerState("ended", exit_code=137, oom_killed=True)
+    sentence = await after.how_it_ended(PodState("Failed", {"notebook": killed}))
+    assert "its limit of 2 GB" in sentence
