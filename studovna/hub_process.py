@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -50,6 +51,39 @@ def processes(state: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def marks(site: Site, state: Path) -> dict[str, str]:
+    """The environment by which a site's processes are known, and know what they are for."""
+    return {
+        MARKER: str(state),
+        "STUDOVNA_HOME": str(state),
+        "STUDOVNA_SITE": str(site.file.resolve()),
+    }
+
+
+def site_of(running: list[psutil.Process]) -> Path | None:
+    """The settings file that these were started with; None when none says so."""
+    for process in running:
+        try:
+            file = process.environ().get("STUDOVNA_SITE")
+        except psutil.Error:
+            continue
+        if file:
+            return Path(file)
+    return None
+
+
+@contextlib.contextmanager
+def alone(state: Path, wait: Callable[[], None]) -> Iterator[None]:
+    """Nobody else brings up this state folder; ``wait`` is called when somebody does just now."""
+    with (state / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def local_url(site: Site) -> str:
@@ -135,9 +169,7 @@ def start(site: Site, state: Path, waiting: Callable[[str], None]) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
-        MARKER: str(state),
-        "STUDOVNA_HOME": str(state),
-        "STUDOVNA_SITE": str(site.file.resolve()),
+        **marks(site, state),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{search_path()}",
     }
     with log.open("ab") as output:

@@ -6,13 +6,18 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from studovna import hub_process
 from studovna.hub_process import MARKER, HubError, processes, require_free_ports, stop
+from studovna.paths import ROOT
 from studovna.site import load_site
+from studovna.up import up
+from tests.site import wait_for
 
 
 def site_at(folder: Path, port: int):
@@ -83,3 +88,38 @@ def test_only_this_state_folders_processes_are_found_and_ended(tmp_path: Path) -
         other.kill()
         ours.wait()
         other.wait()
+
+
+def test_another_sites_hub_in_the_same_folder_is_told(tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    hub = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"],
+        env={**os.environ, MARKER: str(tmp_path), "STUDOVNA_SITE": str(other)},
+    )
+    site = site_at(tmp_path, 8000)
+    site.file.write_text(f"profiles: {ROOT / 'profiles'}\n")
+    try:
+        with pytest.raises(HubError) as refusal:
+            up(site.file, tmp_path, Console(quiet=True))
+        assert hub.poll() is None
+    finally:
+        hub.kill()
+        hub.wait()
+    assert str(other) in refusal.value.sentence
+    assert "make down" in refusal.value.sentence
+
+
+def test_only_one_brings_a_folder_up_at_a_time(tmp_path: Path) -> None:
+    said = []
+
+    def second() -> None:
+        with hub_process.alone(tmp_path, lambda: said.append("waits")):
+            said.append("works")
+
+    with hub_process.alone(tmp_path, lambda: said.append("never")):
+        thread = threading.Thread(target=second)
+        thread.start()
+        wait_for(lambda: said, 10, every=0.01)
+        assert said == ["waits"]
+    thread.join(10)
+    assert said == ["waits", "works"]
