@@ -20,6 +20,7 @@ import pytest
 from studovna import hub_process
 from studovna.paths import ROOT
 from studovna.podman import Podman, PodmanError
+from studovna.secrets import read_secret
 from tests.site import RunningSite, running_site, wait_for, why_not
 
 CPU = {"profile": "cpu"}
@@ -210,6 +211,27 @@ def test_podman_that_breaks_while_the_hub_runs_is_told(fragile: RunningSite) -> 
     client.request("DELETE", "/hub/api/users/vera/servers/s")
     left = ("ps", "-a", "-q", "--filter", "name=jupyter-vera--left")
     wait_for(lambda: not fragile.podman.run(*left), 60)
+
+
+def test_the_culler_stops_servers_that_are_too_old(fragile: RunningSite, tmp_path: Path) -> None:
+    client = fragile.start("old", "s", CPU)
+    file = tmp_path / "site.yaml"
+    file.write_text(f"profiles: {ROOT / 'profiles'}\nservers: {{max_age_hours: 0.0003}}\n")
+    culler = subprocess.Popen(
+        [sys.executable, "-m", "jupyterhub_idle_culler", "--config", ROOT / "culler_config.py"],
+        env={
+            **os.environ,
+            "STUDOVNA_CULL": "others",
+            "STUDOVNA_SITE": str(file),
+            "JUPYTERHUB_API_URL": f"{fragile.url}/hub/api",
+            "JUPYTERHUB_API_TOKEN": read_secret(fragile.state, "service-token-operator")[0],
+        },
+    )
+    try:
+        wait_for(lambda: fragile.server(client, "old", "s") is None, 30)
+    finally:
+        culler.terminate()
+        culler.wait(10)
 
 
 def studovna(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
