@@ -14,6 +14,7 @@ import pytest
 from jupyterhub import orm
 from jupyterhub.auth import Authenticator
 from jupyterhub.user import User
+from tornado.web import HTTPError
 from traitlets.config import Config
 
 from spawner import hub_config, podman_call
@@ -262,3 +263,19 @@ async def test_out_of_memory_is_said_with_the_limit_after_a_restart_of_the_hub(
     killed = ContainerState("ended", exit_code=137, oom_killed=True)
     sentence = await after.how_it_ended(PodState("Failed", {"notebook": killed}))
     assert "its limit of 2 GB" in sentence
+
+
+async def test_a_server_with_a_home_of_its_own_keeps_its_name(make_user: MakeUser) -> None:
+    user = make_user("ana")
+    user.db.add(orm.Spawner(name="work", user=user.orm_user))
+    spawner = user.spawners["work"]
+    await spawner.rename("work", "play")
+    spawner.home_kind = "server"
+    home = Claim(await spawner._home_name(), 1, 1, datetime.now(UTC), spawner.home_labels())
+    spawner.engine.homes = [home]
+    with pytest.raises(HTTPError) as refusal:
+        await spawner.rename("work", "play")
+    assert refusal.value.status_code == 409
+    assert home.name in str(refusal.value)
+    # Another server of the same person has nothing to lose.
+    await user.spawner.rename("", "other")
