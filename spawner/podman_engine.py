@@ -575,6 +575,15 @@ class PodmanEngine(Engine):
 
     # --- claims ---------------------------------------------------------------------------------
 
+    async def tidy(self) -> None:
+        """Erase what was to be erased for ever when the process was killed."""
+        try:
+            await self._claims.erase_doomed()
+        except PodmanError as error:
+            raise meaning(error) from error
+        except OSError as error:
+            raise _disk_error(error) from error
+
     async def erase_claim(self, name: str) -> None:
         if not self._claims.exists(name):
             return

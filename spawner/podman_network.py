@@ -15,6 +15,7 @@ import subprocess  # noqa: S404 - argv lists only, never a shell
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from spawner import podman_guard
 from spawner.engine import EngineUnavailable
@@ -34,7 +35,8 @@ class Networks:
     def __init__(self, caller: Caller, site: str) -> None:
         self._caller = caller
         self._site = site
-        self._locks: dict[str, asyncio.Lock] = {}
+        # One of a network as long as somebody has it in hand.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._users: dict[str, int] = {}
         self._interfaces: dict[str, str] = {}
 

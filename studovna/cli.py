@@ -15,6 +15,7 @@ from rich.console import Console
 
 from studovna import hub_process, paths
 from studovna.hub_api import new_token
+from studovna.hub_log import log_file
 from studovna.images import BuildError
 from studovna.images_cli import images_app
 from studovna.podman import PodmanError
@@ -99,7 +100,7 @@ def end_servers(state: Path) -> int:
 @app.command()
 def logs() -> None:
     """Follow the log of the hub, the proxy and the services; Ctrl-C ends only the following."""
-    log = hub_process.log_file(paths.state_dir())
+    log = log_file(paths.state_dir())
     if not log.exists():
         errors.print("There is no log yet: start the service with make up.")
         raise typer.Exit(1)

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from studovna.hub_log import begin_anew, log_file
 from studovna.paths import ROOT
 from studovna.release import HUB_PORT
 from studovna.site import Site
@@ -34,11 +35,6 @@ class HubError(Exception):
     def __init__(self, sentence: Text) -> None:
         self.sentence = sentence
         super().__init__(sentence)
-
-
-def log_file(state: Path) -> Path:
-    """Where the hub, the proxy and the services write."""
-    return state / "log" / "hub.log"
 
 
 def processes(state: Path) -> list[psutil.Process]:
@@ -167,6 +163,7 @@ def start(site: Site, state: Path, waiting: Callable[[str], None]) -> None:
     """
     log = log_file(state)
     log.parent.mkdir(parents=True, exist_ok=True)
+    begin_anew(log)
     environment = {
         **os.environ,
         **marks(site, state),

@@ -21,6 +21,7 @@ from rich.console import Console
 from spawner.end_servers import end_servers
 from studovna import hub_process
 from studovna.hub_api import new_token
+from studovna.hub_log import log_file
 from studovna.paths import ROOT, site_id
 from studovna.podman import Podman
 from studovna.secrets import read_secret
@@ -132,7 +133,7 @@ class RunningSite:
 
     def log(self) -> str:
         """The operator's log."""
-        return hub_process.log_file(self.state).read_text(errors="replace")
+        return log_file(self.state).read_text(errors="replace")
 
 
 @contextmanager

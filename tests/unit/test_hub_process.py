@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from studovna import hub_process
+from studovna import hub_log, hub_process
 from studovna.hub_process import MARKER, HubError, processes, require_free_ports, stop
 from studovna.paths import ROOT
 from studovna.site import load_site
@@ -123,3 +123,18 @@ def test_only_one_brings_a_folder_up_at_a_time(tmp_path: Path) -> None:
         assert said == ["waits"]
     thread.join(10)
     assert said == ["waits", "works"]
+
+
+def test_a_log_that_is_too_large_begins_anew_and_keeps_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_log, "MAX_LOG", 10)
+    log = tmp_path / "hub.log"
+    hub_log.begin_anew(log)
+    with log.open("a") as hub:  # goes on writing
+        for text, kept in (("0123456789", "0123456789"), ("abc", ""), ("d", "d")):
+            hub.write(text)
+            hub.flush()
+            hub_log.begin_anew(log)
+            assert log.read_text() == kept
+    assert (tmp_path / "hub.log.1").read_text() == "0123456789abc"

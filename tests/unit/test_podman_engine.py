@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from kubernetes_asyncio.client import (
 )
 
 from spawner.engine import NoFreeDevice
+from spawner.podman_call import Caller
 from spawner.podman_engine import PodmanEngine
+from spawner.podman_network import Networks
 from studovna.podman import Podman
 
 
@@ -56,3 +59,28 @@ async def test_a_gpu_of_a_start_that_podman_did_not_list_yet_is_not_given_twice(
     listed.set()
     with pytest.raises(NoFreeDevice):
         await third
+
+
+async def test_networks_of_people_who_are_gone_leave_nothing_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = Caller(Podman(tmp_path))
+    networks = Networks(caller, "gone")
+
+    async def make(name: str) -> str:
+        return "podman9"
+
+    async def call(*args: str, **_: Any) -> str:
+        return ""
+
+    monkeypatch.setattr(networks, "_make", make)
+    monkeypatch.setattr(caller, "call", call)
+    monkeypatch.setattr(caller, "rootless", True)
+    for number in range(20):
+        name = f"gone-{number}"
+        async with networks.held(name), networks.held(name):
+            await networks.remove_unused(name)
+            assert name in networks._interfaces  # somebody holds it
+        await networks.remove_unused(name)
+    gc.collect()
+    assert not networks._locks and not networks._interfaces and not networks._users

@@ -154,7 +154,7 @@ async def test_a_stop_that_fails_is_told_and_its_pod_is_ended_later(make_user: M
     await spawner.stop()
     assert "could not be ended yet. Podman is broken." in spawner.get_state()["last_end"]["message"]
 
-    leftovers = Leftovers(engine, lambda: {"jupyter-eva"})
+    leftovers = Leftovers(engine, lambda: {"jupyter-eva"}, Path("no.log"))
     await leftovers.sweep()
     engine.broken = False
     await leftovers.sweep()
@@ -167,7 +167,7 @@ async def test_a_pod_whose_server_is_found_between_two_sweeps_lives(make_user: M
     engine = SmallEngine()
     engine.pods["jupyter-ana"] = PodState("Running", labels=LABELS)
     servers: set[str] = set()
-    leftovers = Leftovers(engine, lambda: servers)
+    leftovers = Leftovers(engine, lambda: servers, Path("no.log"))
     for wanted in ([], ["jupyter-ana"], [], ["jupyter-ana"]):
         servers.clear()
         servers.update(wanted)
