@@ -304,3 +304,24 @@ def test_podman_broken_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(PodmanError) as refusal:
         Podman(tmp_path / "var").probe()
     assert "cannot open database" in refusal.value.text
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(f"profiles: {ROOT / 'profiles'}\n")
+    for command in (["up", "--site", str(site)], ["down"], ["logs"]):
+        done = studovna(*command, STUDOVNA_HOME=str(site / "var"))
+        assert done.returncode == 1
+        assert f"{site}" in done.stderr and "Not a directory" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_servers_that_cannot_be_ended_are_told(tmp_path: Path) -> None:
+    broken = tmp_path / "podman"
+    broken.write_text("#!/bin/sh\necho 'Error: cannot open database' >&2\nexit 125\n")
+    broken.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = studovna("down", "--servers", STUDOVNA_HOME=str(tmp_path / "var"), PATH=path)
+    assert done.returncode == 1
+    assert "could not be ended" in done.stderr and "cannot open database" in done.stderr
+    assert "Traceback" not in done.stderr
