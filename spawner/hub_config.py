@@ -9,6 +9,7 @@ from typing import Any
 
 from spawner import handlers, pages
 from spawner.deployment import Deployment
+from spawner.shared_password import in_ascii
 from studovna.auth import OpenIDConnect
 from studovna.paths import ROOT
 from studovna.profile_rules import ways
@@ -66,8 +67,9 @@ def configure_auth(c: Any, deployment: Deployment) -> None:
         _configure_openid_connect(c, site, site.auth)
     else:
         c.JupyterHub.authenticator_class = "spawner.shared_password.SharedPassword"
-        c.SharedPasswordAuthenticator.user_password = read_secret(state, "password-people")[0]
-        c.SharedPasswordAuthenticator.admin_password = read_secret(state, "password-admin")[0]
+        people, admins = (read_secret(state, f"password-{who}")[0] for who in ("people", "admin"))
+        c.SharedPasswordAuthenticator.user_password = in_ascii(people)
+        c.SharedPasswordAuthenticator.admin_password = in_ascii(admins)
         c.Authenticator.allow_all = True
     c.Authenticator.admin_users = set(site.auth.admins)
     c.Authenticator.username_pattern = rf"\A(?:{site.auth.username_pattern})\Z"

@@ -1,4 +1,4 @@
-"""Sign-in with the site's generated passwords."""
+"""Sign-in with the site's generated passwords, or with others that the operator wrote there."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import Any
 from jupyterhub.authenticators.shared import SharedPasswordAuthenticator
 
 
+def in_ascii(password: str) -> str:
+    """Another spelling for each password, in letters that JupyterHub can compare."""
+    return password.encode("unicode_escape").decode("ascii")
+
+
 class SharedPassword(SharedPasswordAuthenticator):
-    """JupyterHub's, which fails on a password with a letter outside of ASCII: here it is wrong."""
+    """JupyterHub's, for passwords spelt by ``in_ascii``: it fails on letters outside of ASCII."""
 
     async def authenticate(self, handler: Any, data: dict[str, str]) -> Any:
-        if not data["password"].isascii():
-            return None
-        return await super().authenticate(handler, data)
+        spelt = {**data, "password": in_ascii(data["password"])}
+        return await super().authenticate(handler, spelt)
