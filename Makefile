@@ -8,6 +8,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# uv, as pip does, trusts what the machine trusts.
+export UV_SYSTEM_CERTS ?= true
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 SITE_OPTION := $(if $(SITE),--site "$(SITE)")
