@@ -127,7 +127,7 @@ def _profile(slug: str, profile: Profile, site: Site, able: Capabilities) -> dic
         "unavailable": _profile_unavailable(profile, options, site, able),
         "resources": _resources(base),
         "gpus": _gpu_free(profile, site, able),
-        "image": _image_size(profile, site, able),
+        "image": _image(profile, site, able),
     }
     return compiled
 
@@ -195,7 +195,7 @@ def _choice(
             "unavailable": _unavailable(choice, site, able),
             "resources": _resources(overrides),
             "gpus": _gpu_free(choice, site, able),
-            "image": _image_size(choice, site, able),
+            "image": _image(choice, site, able),
         },
     }
 
@@ -334,11 +334,14 @@ def _unavailable(effects: Effects | UnlistedEffects, site: Site, able: Capabilit
     return None
 
 
-def _image_size(effects: Effects | UnlistedEffects, site: Site, able: Capabilities) -> int | None:
-    """Bytes of the image on this machine; None where it is not here, or not known."""
-    if effects.image in (None, VALUE):
+def _image(
+    effects: Effects | UnlistedEffects, site: Site, able: Capabilities
+) -> dict[str, int | None] | None:
+    """The size in bytes that the image has on this machine, None in it when it is still to be
+    fetched; None where that is not known."""
+    if effects.image in (None, VALUE) or able.images is None:
         return None
-    return (able.images or {}).get(site.image_reference(effects.image))
+    return {"size": able.images.get(site.image_reference(effects.image))}
 
 
 def _gpu_unavailable(

@@ -154,6 +154,7 @@ function search(text) {
       here += profile.hidden ? 0 : 1;
     }
     category.hidden = here === 0;
+    if (category.matches("details") && wanted && here) category.open = true;
     found += here;
   }
   document.getElementById("nothing-found").hidden = found > 0;

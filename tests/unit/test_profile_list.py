@@ -403,7 +403,9 @@ def test_how_many_gpus_are_free_and_how_large_images_are() -> None:
         {"free": 1, "there": 6},
         {"free": 0, "there": 2},
     ]
-    assert item["studovna"]["image"] == 700
+    assert item["studovna"]["image"] == {"size": 700}
+    away = compiled("title: A\nimage: quay.io/a/b:1", Capabilities(images={}))
+    assert away["studovna"]["image"] == {"size": None}
     # A machine has no labels to choose by.
     choices = compiled(text, Capabilities(nodes))["profile_options"]["g"]["choices"]
     assert choices["model"]["studovna"]["gpus"] == {"free": 1, "there": 6}
