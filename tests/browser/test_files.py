@@ -35,8 +35,9 @@ def test_a_large_file_goes_up_and_comes_down_again(
     max_.go("spawn/max")
     page.get_by_role("button", name="Start", exact=True).click()
     max_.wait_for_server()
+    expect(page.locator(".jp-FileBrowser-toolbar")).to_be_visible(timeout=60_000)
     with page.expect_file_chooser(timeout=60_000) as chooser:
-        page.locator('[data-command="filebrowser:upload"] >> visible=true').first.click()
+        page.locator('.jp-FileBrowser-toolbar [data-jp-item-name="uploader"]').click()
     chooser.value.set_files(large)
     # It asks before it sends what is large.
     page.get_by_role("button", name="Upload", exact=True).click()
