@@ -4,7 +4,8 @@ from binder import hub_config as binder_config
 from spawner import cluster_config, hub_config
 from spawner.deployment import deployment
 from spawner.machine import Machine, gpus
-from studovna.paths import site_file, site_id, state_dir
+from studovna.images import build_commands
+from studovna.paths import ROOT, site_file, site_id, state_dir
 from studovna.release import this_release
 from studovna.system import ca_bundle
 
@@ -38,7 +39,10 @@ else:
         folders=shared.site.folders,
     )
     PodmanSpawner.machine = Machine(
-        podman, PodmanSpawner.engine, binder_config.image_prefix(shared)
+        podman,
+        PodmanSpawner.engine,
+        binder_config.image_prefix(shared),
+        build_commands(ROOT / "images"),
     )
     c.JupyterHub.spawner_class = PodmanSpawner
     hub_config.configure_hub(c, shared, PodmanSpawner.engine.hub_address())

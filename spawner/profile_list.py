@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from studovna.fields import VALUE, Localised
@@ -54,12 +54,13 @@ class Capabilities:
     finds out). ``images``: size in bytes of
     the images that are there, by full reference; None when that is not known (any may be pulled).
     ``registry``: what the images begin with that Binder builds, such as ``127.0.0.1:5000/binder/``;
-    empty without Binder.
+    empty without Binder. ``commands``: what builds those images that need more than their name.
     """
 
     nodes: Sequence[GpuNode] | None = ()
     images: Mapping[str, int] | None = None
     registry: str = ""
+    commands: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def gpus(self) -> dict[str, int]:
@@ -329,7 +330,7 @@ def _unavailable(effects: Effects | UnlistedEffects, site: Site, able: Capabilit
                 "The image {image} is not built on this machine yet. The operator builds it with: "
                 "{command}",
                 image=image,
-                command=f"make images IMAGES={image}",
+                command=able.commands.get(image) or f"make images IMAGES={image}",
             )
     return None
 

@@ -15,6 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text as Rich
 
+from studovna.image_args import ArgumentError, Values, read_words
 from studovna.images import (
     BuildError,
     Reporter,
@@ -138,15 +139,20 @@ class LiveReporter:
 
 
 def build_with_display(
-    podman: Podman, names: list[str], console: Console, *, base: str | None = None
+    podman: Podman,
+    names: list[str],
+    console: Console,
+    *,
+    base: str | None = None,
+    args: Values | None = None,
 ) -> list[str]:
     """`images.build` with a live display on a terminal and plain lines elsewhere."""
     if not console.is_terminal:
         reporter: Reporter = PlainReporter(console)
-        return build(podman, IMAGES, names, reporter, base=base)
+        return build(podman, IMAGES, names, reporter, base=base, args=args)
     live = LiveReporter(console)
     try:
-        return build(podman, IMAGES, names, live, base=base)
+        return build(podman, IMAGES, names, live, base=base, args=args)
     finally:
         live.close()
 
@@ -168,7 +174,7 @@ def _podman() -> Podman:
     return podman
 
 
-def _fail(error: SettingsError | BuildError | PodmanError) -> typer.Exit:
+def _fail(error: SettingsError | BuildError | PodmanError | ArgumentError) -> typer.Exit:
     Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
     return typer.Exit(1)
 
@@ -185,6 +191,13 @@ def build_command(
             "--from", help="Start from this registry image instead of bootstrapping Debian."
         ),
     ] = None,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What an image asks the operator for, each once; later builds keep it.",
+        ),
+    ] = None,
 ) -> None:
     """Build the images whose inputs changed, and what they stand on."""
     # "make down" ends a build in the background: as Ctrl-C does, with the programs that it runs.
@@ -192,8 +205,10 @@ def build_command(
     console = Console()
     try:
         podman = _podman()
-        built = build_with_display(podman, names or wanted_images(podman), console, base=base)
-    except (SettingsError, BuildError, PodmanError) as error:
+        wanted = names or wanted_images(podman)
+        args = read_words(arg or [])
+        built = build_with_display(podman, wanted, console, base=base, args=args)
+    except (SettingsError, BuildError, PodmanError, ArgumentError) as error:
         raise _fail(error) from None
     if not built:
         console.print(Text("Every image is up to date."))

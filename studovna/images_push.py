@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from studovna.images import BuildError, images_status, read_images
+from studovna.images import BuildError, given_args, images_status, read_images
 from studovna.images import hashes as inputs_hashes
 from studovna.podman import Podman
 from studovna.problems import one_of
@@ -99,7 +99,7 @@ def push(
                 image=name,
             )
             raise BuildError(text, name)
-    wanted = inputs_hashes(images, base)
+    wanted = inputs_hashes(images, base, given=given_args(podman, images))
     pushed = []
     for number, name in enumerate(chosen, 1):
         reporter.begin(name, number, len(chosen))

@@ -512,7 +512,9 @@ def test_options_in_full(options: dict[str, str] | None, full: dict[str, Any]) -
     [
         pytest.param([], "names and values", id="a-list"),
         pytest.param("cpu", "names and values", id="a-text"),
-        pytest.param({"profile": "no"}, "Your profiles: cpu, gpu, custom-image.", id="profile"),
+        pytest.param(
+            {"profile": "no"}, "no profile no for you. Your profiles: cpu, ", id="profile"
+        ),
         pytest.param({"profile": ["cpu"]}, "no profile ['cpu']", id="profile-list"),
         pytest.param({"profile": 0}, "no profile 0", id="profile-number"),
         pytest.param({"cpu": "huge"}, "small, medium, large, extra-large", id="choice"),
