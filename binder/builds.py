@@ -333,9 +333,7 @@ class BuildQueue:
 
         One that is just being cancelled is not to be found again: it may end first.
         """
-        ending = [
-            task for image, task in self._running.items() if self._active[image].cancelled_by
-        ]
+        ending = [task for image, task in self._running.items() if self._active[image].cancelled_by]
         tasks = list(self._running.values())
         for task in tasks:
             if task not in ending:

@@ -176,7 +176,9 @@ class RepoProvider(LoggingConfigurable):
         "",
         help=r"""
         The site's own access to this provider, as lines of git's credential protocol:
-        "username=…\npassword=…". Everyone at the site can then build what it can read.
+        "username=…\npassword=…". Everyone at the site can then build what it can read. It is sent
+        to no other host than the provider's own; the provider "git" has none, and needs a line
+        "host=…" (with ":port" where the addresses have one).
         """,
     ).tag(config=True)
 
@@ -221,11 +223,15 @@ class RepoProvider(LoggingConfigurable):
 
     def site_credential(self) -> Credential | None:
         """The site's own access, from ``git_credentials``."""
-        text = self.git_credentials.replace("\\n", "\n")
-        lines = dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
+        lines = self.credential_lines()
         if "password" not in lines:
             return None
         return Credential(lines.get("username", ""), lines["password"])
+
+    def credential_lines(self) -> dict[str, str]:
+        """The lines of ``git_credentials``."""
+        text = self.git_credentials.replace("\\n", "\n")
+        return dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
 
 
 def _matches(pattern: str, spec: str) -> bool:

@@ -176,6 +176,27 @@ class GitRepoProvider(RepoProvider):
         "", help="The known_hosts file of the hosts that are read by ssh; no other is trusted."
     ).tag(config=True)
 
+    def __init__(self, prefix: str, rules: AddressRules, **kwargs: Any) -> None:
+        super().__init__(prefix, rules, **kwargs)
+        lines = self.credential_lines()
+        if "password" in lines and not (lines.get("host") or self.own_host):
+            self.log.error("git_credentials of %r name no host=: they are sent nowhere", prefix)
+
+    @property
+    def own_host(self) -> str:
+        """The one host of this provider; empty where links may name any."""
+        return ""
+
+    def credential_for(self, address: GitAddress) -> Credential | None:
+        """The site's own access to this address; None for a host that it is not meant for."""
+        lines = self.credential_lines()
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        host = f"{host}:{address.port}" if address.port else host
+        meant = lines.get("host", "").lower() or self.own_host.lower()
+        if host != meant or lines.get("protocol", address.scheme) != address.scheme:
+            return None
+        return self.site_credential()
+
     def parse(self, spec: str) -> Source:
         check_spec(spec)
         escaped, slash, ref = spec.partition("/")
@@ -205,19 +226,26 @@ class GitRepoProvider(RepoProvider):
         return f"{source.spec.partition('/')[0]}/{commit}"
 
     async def resolve(self, source: Source, credential: Credential | None = None) -> Resolved:
-        own = credential is not None
-        credential = credential or self.site_credential()
         address = parse_address(source.url)
+        own = credential is not None
+        given = credential = credential or self.credential_for(address)
         for _ in range(MAX_REDIRECTS):
             settings = await self.settings(address, credential)
             try:
                 answer = await self.ls_remote(address, source.ref, settings, credential, own)
                 break
             except _Redirected:
-                address = await self.redirected(address)
+                target = await self.redirected(address)
+                if (target.scheme, target.host, target.number) != (
+                    address.scheme,
+                    address.host,
+                    address.number,
+                ):
+                    own, credential = False, None  # it was given for where the link leads
+                address = target
         else:
             raise Failed(Text("{url} redirects without end.", url=source.url), status=502)
-        commit = await self.commit(source, answer, credential)
+        commit = await self.commit(source, answer, given)
         return Resolved(
             source=source,
             ref=commit,
