@@ -21,6 +21,7 @@ from .errors import Refused
 from .hub import HubClient
 from .launcher import Launcher
 from .providers import Credential, RepoProvider, Resolved
+from .providers.addresses import LOOKUPS
 from .providers.base import NeedsToken, Source, image_slug
 from .store import BuildStore
 from .tokens import GitTokens
@@ -169,8 +170,15 @@ class BinderService:
     ) -> Resolved:
         async def ask() -> Resolved:
             own = self._own_slots.setdefault(person, asyncio.Semaphore(RESOLVING_PER_PERSON))
-            async with own, self._slots:
-                return await provider.resolve(source, credential)
+            await own.acquire()
+            begun: list[asyncio.Future[Any]] = []
+            LOOKUPS.set(begun)
+            try:
+                async with self._slots:
+                    return await provider.resolve(source, credential)
+            finally:
+                # Given back when name servers let go of the last thread, not when we gave up on it.
+                _when_done(begun, own.release)
 
         key = (source.provider, source.url, source.ref, credential)
         found: Resolved = await self._resolving.get(key, ask)
@@ -251,6 +259,21 @@ class BinderService:
         asked, problems = resources.parse(labels.get(resources.LABEL, ""))
         capped, notes = resources.cap(asked, self.site.project)
         return resources.profile_options(capped), (*problems, *notes)
+
+
+def _when_done(futures: list[asyncio.Future[Any]], act: Callable[[], None]) -> None:
+    """Act once all of them are done, which may be now."""
+    left = {one for one in futures if not one.done()}
+
+    def ended(one: asyncio.Future[Any]) -> None:
+        left.discard(one)
+        if not left:
+            act()
+
+    if not left:
+        act()
+    for one in list(left):
+        one.add_done_callback(ended)
 
 
 def _plain(spec: str) -> str:

@@ -322,8 +322,9 @@ class GitRepoProvider(RepoProvider):
             return []
         try:
             return await resolve(self.rules, address.host, address.number)
-        except Refused as refusal:
-            if refusal.status == 404 and _behind_proxy() and not _is_ip(address.host):
+        except (Refused, Failed) as problem:
+            unknown = problem.status in (404, 504)
+            if unknown and _behind_proxy() and not _is_ip(address.host):
                 return []  # only the proxy knows outside names, and decides on them
             raise
 

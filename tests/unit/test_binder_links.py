@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import csv
 import socket
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from binder.errors import BinderError, Refused
-from binder.providers import PROVIDERS, AddressRules
+from binder import service as service_module
+from binder.errors import BinderError, Failed, Refused
+from binder.providers import PROVIDERS, AddressRules, addresses
 from binder.providers.addresses import is_public, resolve
 from binder.providers.base import check_ref, check_spec
 from binder.providers.git import parse_address, pick_commit, ref_names
@@ -185,27 +189,109 @@ async def test_every_spelling_of_loopback_is_refused(host: str) -> None:
 
 
 async def test_a_name_with_one_address_inside_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def answer(self, host, port, **_kwargs):
+    def answer(host, port, **_kwargs):
         return [
             (socket.AF_INET, 0, 0, "", (address, port)) for address in ("140.82.121.3", "10.0.0.7")
         ]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", answer)
+    monkeypatch.setattr(addresses, "_names", answer)
     with pytest.raises(Refused):
         await resolve(RULES, "two-faced.example.org", 443)
+
+
+@pytest.fixture
+def silent_name_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """They answer when the event is set, and no earlier."""
+    answered = threading.Event()
+
+    def answer(host, port, **_kwargs):
+        if not host.startswith("quick"):
+            answered.wait(30)
+        return [(socket.AF_INET, 0, 0, "", ("140.82.121.3", port))]
+
+    monkeypatch.setattr(addresses, "_names", answer)
+    monkeypatch.setattr(addresses, "RESOLVE_TIMEOUT", 0.3)
+    yield answered
+    answered.set()
+
+
+async def test_name_servers_that_do_not_answer_hold_up_nothing_else(
+    silent_name_servers: threading.Event,
+) -> None:
+    asked = [asyncio.create_task(resolve(RULES, f"hole{n}.example.org", 80)) for n in range(20)]
+    await asyncio.sleep(0.1)
+    started = time.monotonic()
+    await asyncio.to_thread(time.sleep, 0)  # files are written so, and the hub is found so
+    assert await resolve(RULES, "quick.example.org", 443) == ["140.82.121.3"]
+    assert time.monotonic() - started < 0.2
+    for error in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(error, Failed) and error.status == 504
+        assert "No name server has answered" in str(error)
+    assert not [thread for thread in threading.enumerate() if not _may_be_left(thread)]
+
+
+async def test_a_proxy_may_know_what_name_servers_do_not_tell(
+    silent_name_servers: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example.org:3128")
+    git = provider("git")
+    settings = await git.settings(parse_address("https://hole.example.org/x"), None)
+    assert "http.curloptResolve" not in dict(settings)
+    with pytest.raises(Failed):
+        monkeypatch.delenv("https_proxy")
+        await git.settings(parse_address("https://hole.example.org/x"), None)
+
+
+def _may_be_left(thread: threading.Thread) -> bool:
+    """Whether the end of the process does not wait for it."""
+    return thread.name != "name-lookup" or thread.daemon
+
+
+async def test_who_asks_name_servers_that_do_not_answer_waits_for_them(
+    silent_name_servers: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Giving up on a lookup does not make room for another one of the same person."""
+    monkeypatch.setattr(service_module, "RESOLVING_PER_PERSON", 2)
+    service = BinderService(*[None] * 10, "")
+    git = provider("git")
+    begun = []
+    plain = git.resolve
+
+    async def resolve(source, credential=None):
+        begun.append(source.url)
+        return await plain(source, credential)
+
+    monkeypatch.setattr(git, "resolve", resolve)
+
+    def ask(host: str, person: str) -> asyncio.Task:
+        source = git.parse(f"https%3A%2F%2F{host}.example.org%2Fx/HEAD")
+        return asyncio.create_task(service._ask(git, source, None, person))
+
+    holes = [ask(f"hole{n}", "ana") for n in range(3)]
+    await asyncio.sleep(0.6)  # the first two have been given up
+    assert [task.done() for task in holes] == [True, True, False] and len(begun) == 2
+    other = ask("hole9", "ben")
+    await asyncio.sleep(0.05)
+    assert len(begun) == 3
+    silent_name_servers.set()
+    await asyncio.sleep(0.2)
+    assert len(begun) == 4
+    for task in (*holes, other):
+        task.cancel()
+    await asyncio.gather(*holes, other, return_exceptions=True)
 
 
 async def test_git_is_tied_to_the_checked_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
-    async def answer(self, host, port, **_kwargs):
+    def answer(host, port, **_kwargs):
         return [
             (socket.AF_INET6, 0, 0, "", ("2606:50c0::153", port)),
             (socket.AF_INET, 0, 0, "", ("140.82.121.3", port)),
         ]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", answer)
+    monkeypatch.setattr(addresses, "_names", answer)
     git = provider("git")
     settings = await git.settings(parse_address("https://example.org/x"), None)
     assert (
