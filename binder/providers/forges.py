@@ -164,6 +164,10 @@ class GistRepoProvider(GitRepoProvider):
     def own_host(self) -> str:
         return self.hostname
 
+    def names(self, source: Source, url: str = "") -> list[str]:
+        found = super().names(source, url)
+        return [*found, *(one.removesuffix("/HEAD") for one in found if one.endswith("/HEAD"))]
+
     def slug(self, source: Source) -> str:
         return "gist-" + source.url.rpartition("/")[2].removesuffix(".git")
 

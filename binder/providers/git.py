@@ -14,7 +14,7 @@ import os
 import re
 import urllib.parse
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from traitlets import Set, Unicode
@@ -31,6 +31,7 @@ from .base import (
     Source,
     check_ref,
     check_spec,
+    plain_path,
     unescape,
 )
 from .lookup import lookup, out_of_order, rate_limited
@@ -114,10 +115,12 @@ def parse_address(text: str, protocols: Iterable[str] = PORTS) -> GitAddress:
         )
     if user and not _USER.fullmatch(user):
         raise Refused(Text('"{user}" cannot be a user name.', user=user[:100]))
+    host = host.rstrip(".")
     path = parts.path.rstrip("/")
     if not path.strip("/"):
         raise Refused(Text('"{url}" names a host but no repository.', url=text[:100]))
-    if any(part in (".", "..") or part.startswith("-") for part in path.split("/")):
+    both = [*path.split("/"), *plain_path(path).split("/")]
+    if any(part in (".", "..") or part.startswith("-") for part in both):
         raise Refused(Text('"{url}" has a path that no repository has.', url=text[:100]))
     if port == PORTS[scheme]:
         port = None
@@ -211,6 +214,28 @@ class GitRepoProvider(RepoProvider):
         protocols = set(PORTS) & set(self.allowed_protocols)
         address = parse_address(unescape(escaped), protocols)
         return Source(self.prefix, spec, address.url, check_ref(unescape(ref)))
+
+    def names(self, source: Source, url: str = "") -> list[str]:
+        address = parse_address(url or source.url)
+        address = replace(address, path=plain_path(address.path))
+        found = [address.url]
+        if address.host == self.own_host.lower() and not address.port:
+            found.insert(0, address.path.lstrip("/"))
+        escaped = [urllib.parse.quote(one, safe="") for one in found]
+        return [f"{one}/{source.ref}" for one in dict.fromkeys([*found, *escaped])]
+
+    def other_names(self, source: Source, url: str = "") -> list[str]:
+        """The same path by every protocol: hosts offer more than one."""
+        address = parse_address(url or source.url)
+        path = plain_path(address.path)
+        user = address.user or "git"
+        found = [f"{name}://{address.host}{path}" for name in PORTS]
+        found += [f"ssh://{user}@{address.host}{path}", f"{user}@{address.host}:{path[1:]}"]
+        escaped = [urllib.parse.quote(one, safe="") for one in found]
+        return [
+            *super().other_names(source, url),
+            *(f"{one}/{source.ref}" for one in (*found, *escaped)),
+        ]
 
     def credential_host(self, source: Source) -> str:
         return parse_address(source.url).host
