@@ -267,10 +267,11 @@ async def test_too_many_wait(executor: DoubleExecutor, tmp_path: Path) -> None:
     assert (await queue.submit(request("x0"))).request.image == "x0"  # joining is free
 
 
-def test_a_log_is_bounded_and_keeps_its_end() -> None:
+@pytest.mark.parametrize("phase", ["fetching", "building", "pushing"])
+def test_a_log_is_bounded_and_keeps_its_end(phase: str) -> None:
     log = EventLog("log", limit=100_000)
     for number in range(100_000):
-        log.append(event("building", f"line {number}"))
+        log.append(event(phase, f"line {number}"))
     log.append(event("pushing", "x" * 1_000_000))
     log.close({"phase": "failed", "message": "no\n"})
     assert sum(map(len, log.events)) < 200_000
