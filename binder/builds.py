@@ -31,6 +31,7 @@ from .store import BuildStore
 
 JUST_BUILT = 5.0  # seconds in which a registry's "absent" may be older than the image
 PRIVATE = "private"
+ENDING_SECONDS = 10.0  # in which a build that is being cancelled may end when the service ends
 KEPT_LOGS = 50  # finished builds whose log stays in memory
 
 
@@ -313,20 +314,33 @@ class BuildQueue:
         """End a build for everyone who watches it. Returns when nothing of it runs any more."""
         if build.log.closed:
             return
-        build.cancelled_by = person
+        first = not build.cancelled_by
+        build.cancelled_by = build.cancelled_by or person
         task = self._running.get(build.request.image)
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(task)
+        if task is None:
+            self._remove_waiting(build)
+            await self._conclude(build, failed(_cancelled(build)))
             return
-        self._remove_waiting(build)
-        await self._conclude(build, failed(_cancelled(build)))
+        if first:  # a second one would cut off the ending that the first one began
+            task.cancel()
+        await asyncio.wait([task])
+        if not build.log.closed:  # it was cut off itself: before its first step, or at its end
+            await self._end_in_engine(build)
+            await self._conclude(build, failed(_cancelled(build)))
 
     async def close(self) -> None:
-        """At the service's end: builds go on in the engine, and are found again at its start."""
+        """At the service's end: builds go on in the engine, and are found again at its start.
+
+        One that is just being cancelled is not to be found again: it may end first.
+        """
+        ending = [task for image, task in self._running.items() if self._active[image].cancelled_by]
         tasks = list(self._running.values())
         for task in tasks:
+            if task not in ending:
+                task.cancel()
+        if ending:
+            await asyncio.wait(ending, timeout=ENDING_SECONDS)
+        for task in ending:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -362,12 +376,12 @@ class BuildQueue:
     def _start(self, build: Build) -> None:
         build.position = None
         build.started = time.time()
-        metrics.BUILDS_INPROGRESS.inc()
         task = asyncio.create_task(self._run(build), name=build.name)
         self._running[build.request.image] = task
 
     async def _run(self, build: Build) -> None:
         request, leaving = build.request, False
+        metrics.BUILDS_INPROGRESS.inc()
         try:
             async with contextlib.aclosing(self.executor.run(request)) as events:
                 async for new in events:
@@ -405,6 +419,8 @@ class BuildQueue:
 
     async def _conclude(self, build: Build, last: Event) -> None:
         """Whatever happened, a build ends here: once, with its final event, its log stored."""
+        if build.log.closed:
+            return
         build.ended = time.time()
         build.position = None
         request = build.request

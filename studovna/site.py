@@ -105,9 +105,10 @@ class Binder(Settings):
     allow_hosts: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]_-]{1,253}$")]] = []
     """Hosts inside the site's own network that repositories may be fetched from."""
     allow_repositories: list[Pattern] = []
-    """Only repositories whose spec matches one of these patterns are built; empty: all."""
+    """Only repositories are built whose plain name matches one of these patterns as a whole, such as
+    `owner/repository/ref` or `https://host/path/ref`; empty: all."""
     ban_repositories: list[Pattern] = []
-    """Repositories whose spec matches one of these patterns are never built."""
+    """Repositories whose name matches one of these patterns are never built."""
     ssh_key_file: FilePath | None = None
     """The private key that reads repositories by ssh, beside the site file or absolute; null: none.
     Everyone at the site can then build what it can read."""

@@ -88,6 +88,10 @@ class GitHubRepoProvider(GitRepoProvider):
             return Credential("x-access-token", self.access_token)
         return super().site_credential()
 
+    @property
+    def own_host(self) -> str:
+        return self.hostname
+
     def slug(self, source: Source) -> str:
         return urllib.parse.urlsplit(source.url).path.strip("/")
 
@@ -156,6 +160,14 @@ class GistRepoProvider(GitRepoProvider):
             raise Refused(Text('"{gist}" is not the id of a gist.', gist=gist[:100]))
         return Source(self.prefix, spec, f"https://{self.hostname}/{user}/{gist}.git", ref)
 
+    @property
+    def own_host(self) -> str:
+        return self.hostname
+
+    def names(self, source: Source, url: str = "") -> list[str]:
+        found = super().names(source, url)
+        return [*found, *(one.removesuffix("/HEAD") for one in found if one.endswith("/HEAD"))]
+
     def slug(self, source: Source) -> str:
         return "gist-" + source.url.rpartition("/")[2].removesuffix(".git")
 
@@ -216,6 +228,10 @@ class GitLabRepoProvider(GitRepoProvider):
     def site_credential(self) -> Credential | None:
         token = self.access_token or self.private_token
         return Credential("oauth2", token) if token else super().site_credential()
+
+    @property
+    def own_host(self) -> str:
+        return self.hostname
 
     def slug(self, source: Source) -> str:
         return urllib.parse.urlsplit(source.url).path.strip("/").removesuffix(".git")

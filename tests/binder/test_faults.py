@@ -34,6 +34,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, git_host: GitHost) -> Iterator
         builds_per_hour=100,
         servers=1,
         servers_per_repository=1,
+        ban_repositories=[r"http://127\.0\.0\.1:[0-9]+/banned/.*"],
     )
     yield hub
     hub.stop()
@@ -119,6 +120,13 @@ async def test_too_many_builds_of_one_person(hub: Hub, git_host: GitHost) -> Non
     # What is built can still be opened, and others can still build.
     built = next(n for n, event in zip(names, last, strict=True) if event["phase"] == "ready")
     assert hub.events("root", link(git_host, built), build_only="true")[-1]["phase"] == "ready"
+
+
+def test_banned_however_it_is_spelt(hub: Hub, git_host: GitHost) -> None:
+    for name in ("banned", "/banned", "banned.git", "%62anned"):
+        events = hub.events("ben", link(git_host, name))
+        assert [event["phase"] for event in events] == ["failed"], name
+        assert "is not allowed to launch on this site" in events[0]["message"]
 
 
 def test_limits_on_servers(hub: Hub, git_host: GitHost) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from binder.builds import BuildExecutor, BuildQueue, BuildRequest
+from binder.builds import Build, BuildExecutor, BuildQueue, BuildRequest
 from binder.errors import Failed, Refused
 from binder.events import Event, EventLog, event, parse_event_id, sse
 from binder.providers import Credential
@@ -28,6 +28,8 @@ class DoubleExecutor(BuildExecutor):
         self.cancelled: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
         self.exists: set[str] = set()
+        self.ending = asyncio.Event()  # what ending a build in the engine takes
+        self.ending.set()
         self.fault: Exception | None = None
 
     def gate(self, image: str) -> asyncio.Event:
@@ -43,6 +45,7 @@ class DoubleExecutor(BuildExecutor):
 
     async def cancel(self, name: str) -> None:
         self.cancelled.append(name)
+        await self.ending.wait()
 
     async def running(self) -> set[str]:
         return self.exists
@@ -135,6 +138,63 @@ async def test_cancel_a_running_and_a_waiting_one(
     assert sum('"failed"' in data for data in builds[0].log.events) == 1
 
 
+async def test_cancelled_twice_while_it_ends(queue: BuildQueue, executor: DoubleExecutor) -> None:
+    executor.ending.clear()
+    build = await queue.submit(request("x"))
+    await settle()
+    both = [asyncio.create_task(queue.cancel(build, person)) for person in ("ana", "root")]
+    await settle()
+    both.append(asyncio.create_task(queue.cancel(build, "root")))
+    await settle()
+    executor.ending.set()
+    await asyncio.wait_for(asyncio.gather(*both), 5)
+    assert build.log.final and "cancelled by ana" in build.log.final["message"]
+    assert executor.cancelled == [build.name] and queue.active() == []
+    again = await queue.submit(request("x"))
+    await settle()
+    assert again is not build and again.state == "running"
+
+
+async def test_cancelled_before_its_first_step(queue: BuildQueue, executor: DoubleExecutor) -> None:
+    build = queue._active["x"] = Build(request("x"), 1000)
+    queue._start(build)
+    await queue.cancel(build, "ana")
+    assert executor.begun == [] and executor.cancelled == [build.name]
+    assert build.log.final and "cancelled by ana" in build.log.final["message"]
+    assert queue.active() == [] and queue._running == {}
+
+
+async def test_cancelled_while_a_broken_one_is_cleared_away(
+    queue: BuildQueue, executor: DoubleExecutor
+) -> None:
+    executor.ending.clear()
+    executor.fault = ZeroDivisionError()
+    executor.gate("x").set()
+    build = await queue.submit(request("x"))
+    await settle()
+    cancelling = asyncio.create_task(queue.cancel(build, "ana"))
+    await settle()
+    executor.ending.set()
+    await asyncio.wait_for(cancelling, 5)
+    assert build.log.final and build.log.final["phase"] == "failed" and queue.active() == []
+
+
+async def test_a_service_that_ends_lets_a_cancelled_build_end(
+    queue: BuildQueue, executor: DoubleExecutor
+) -> None:
+    """Otherwise it would be found and followed again."""
+    executor.ending.clear()
+    build = await queue.submit(request("x"))
+    await settle()
+    tasks = [asyncio.create_task(queue.cancel(build, "ana"))]
+    await settle()
+    tasks.append(asyncio.create_task(queue.close()))
+    await settle()
+    executor.ending.set()
+    await asyncio.wait_for(asyncio.gather(*tasks), 5)
+    assert build.log.final and "cancelled by ana" in build.log.final["message"]
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [(Failed(Text("pip said no.")), "pip said no."), (ZeroDivisionError(), "fault of the service")],
@@ -207,10 +267,11 @@ async def test_too_many_wait(executor: DoubleExecutor, tmp_path: Path) -> None:
     assert (await queue.submit(request("x0"))).request.image == "x0"  # joining is free
 
 
-def test_a_log_is_bounded_and_keeps_its_end() -> None:
+@pytest.mark.parametrize("phase", ["fetching", "building", "pushing"])
+def test_a_log_is_bounded_and_keeps_its_end(phase: str) -> None:
     log = EventLog("log", limit=100_000)
     for number in range(100_000):
-        log.append(event("building", f"line {number}"))
+        log.append(event(phase, f"line {number}"))
     log.append(event("pushing", "x" * 1_000_000))
     log.close({"phase": "failed", "message": "no\n"})
     assert sum(map(len, log.events)) < 200_000
