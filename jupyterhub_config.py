@@ -1,7 +1,7 @@
 """JupyterHub's configuration: reads the site and its profiles, and wires."""
 
 from binder import hub_config as binder_config
-from spawner import cluster_config, hub_config
+from spawner import cluster_config, hub_config, leftovers
 from spawner.deployment import deployment
 from spawner.machine import Machine, gpus
 from studovna.images import build_commands
@@ -44,6 +44,7 @@ else:
         binder_config.image_prefix(shared),
         build_commands(ROOT / "images"),
     )
+    leftovers.watch(PodmanSpawner.engine)
     c.JupyterHub.spawner_class = PodmanSpawner
     hub_config.configure_hub(c, shared, PodmanSpawner.engine.hub_address())
     hub_config.configure_proxy(c, shared)

@@ -55,7 +55,7 @@ class AnsweringSpawner(ProfileSpawner):
             await self._until_it_answers(url)
         except StartRefused:
             # Nobody has worked in it, so there is nothing to give it time for.
-            await self.end_pod(0)
+            await self._end_quietly()
             raise
 
     async def _until_it_answers(self, url: str) -> None:

@@ -255,8 +255,9 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def claims(self, labels: Mapping[str, str]) -> list[Claim]:
-        """The claims that have all these labels, by name, with their sizes."""
+    async def claims(self, labels: Mapping[str, str], *, measured: bool = True) -> list[Claim]:
+        """The claims that have all these labels, by name; `measured`: with their sizes, where they
+        are known."""
 
     @abc.abstractmethod
     def hub_address(self) -> str:

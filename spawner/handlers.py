@@ -14,16 +14,26 @@ from spawner.spawner import ProfileSpawner, last_end
 from studovna.text import Text
 
 
-class HomesAPIHandler(APIHandler):
+class _HomesHandler(APIHandler):
+    async def asked(self, spawner: ProfileSpawner, *, measured: bool = True) -> list[Claim]:
+        """A person's homes; 503 with the engine's sentence while it cannot tell."""
+        try:
+            return await spawner.homes(measured=measured)
+        except EngineError as error:
+            self.log.error("Homes cannot be listed: %s %s", error.sentence, error.detail)
+            raise web.HTTPError(503, str(error.sentence)) from error
+
+
+class HomesAPIHandler(_HomesHandler):
     """``GET /hub/api/users/{name}/homes``: the person's homes with their size in bytes."""
 
     @needs_scope("read:servers")
     async def get(self, user_name: str) -> None:
-        homes = await spawner_of(self, user_name).homes()
+        homes = await self.asked(spawner_of(self, user_name))
         self.write(json.dumps([_home(home) for home in homes]))
 
 
-class HomeAPIHandler(APIHandler):
+class HomeAPIHandler(_HomesHandler):
     """``DELETE /hub/api/users/{name}/homes/{home}`` with ``{"confirm": "<home>"}``.
 
     Erasing a home is an act of its own and never an option of a start, so nothing that repeats
@@ -44,7 +54,7 @@ class HomeAPIHandler(APIHandler):
                     )
                 ),
             )
-        if home_name not in {home.name for home in await spawner.homes()}:
+        if home_name not in {home.name for home in await self.asked(spawner, measured=False)}:
             raise web.HTTPError(404, f"{user_name} has no home named {home_name}")
         using = [
             other.name or user_name

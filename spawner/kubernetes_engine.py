@@ -230,7 +230,7 @@ class KubernetesEngine(Engine):
     async def erase_claim(self, name: str) -> None:
         await kube_objects.erase_claim(self._namespace, name)
 
-    async def claims(self, labels: Mapping[str, str]) -> list[Claim]:
+    async def claims(self, labels: Mapping[str, str], *, measured: bool = True) -> list[Claim]:
         return await kube_objects.list_claims(self._namespace, labels)
 
 

@@ -290,7 +290,7 @@ class KubernetesSpawner(AnsweringSpawner):
 
     # --- homes ----------------------------------------------------------------------------------
 
-    async def homes(self) -> list[Claim]:
+    async def homes(self, *, measured: bool = True) -> list[Claim]:
         return await kube_objects.list_claims(self.namespace, self.home_labels())
 
     async def erase_home(self, name: str) -> None:

@@ -5,6 +5,7 @@ Templates reach it as ``studovna`` (one ``PageData`` a request) and translate wi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,11 +18,14 @@ from jupyterhub.handlers.static import CacheControlStaticFilesHandler
 from tornado import locale
 
 from spawner.deployment import Deployment
+from spawner.engine import EngineError
 from spawner.quota import summary
 from spawner.spawner import ProfileSpawner, last_end
 from studovna.paths import ROOT
 from studovna.text import Text
 from studovna.units import GIB, KIB, MIB
+
+log = logging.getLogger("jupyterhub.studovna")
 
 PAGES = ROOT / "pages"
 NO_REASON = Text("The latest start failed. The operator finds the reason in the hub's log.")
@@ -262,9 +266,15 @@ class PageData:
             number += 1
         return f"server-{number}"
 
-    async def homes(self, user: Any = None) -> list[HomeCard]:
-        """The person's homes, with their size and the servers that use them."""
+    async def homes(self, user: Any = None) -> list[HomeCard] | None:
+        """The person's homes, with their size and the servers that use them; None while the engine
+        cannot tell: the rest of the page does not need it."""
         person = user or self._user
+        try:
+            homes = await person.spawner.homes()
+        except EngineError as error:
+            log.error("Homes cannot be listed: %s %s", error.sentence, error.detail)
+            return None
         return [
             HomeCard(
                 name=home.name,
@@ -276,7 +286,7 @@ class PageData:
                     if spawner.active and spawner.pvc_name == home.name
                 ],
             )
-            for home in await person.spawner.homes()
+            for home in homes
         ]
 
 

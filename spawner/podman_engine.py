@@ -592,11 +592,8 @@ class PodmanEngine(Engine):
         except OSError as error:
             raise _disk_error(error) from error
 
-    async def claims(self, labels: Mapping[str, str]) -> list[Claim]:
-        try:
-            return await self._claims.find(labels)
-        except PodmanError as error:
-            raise meaning(error) from error
+    async def claims(self, labels: Mapping[str, str], *, measured: bool = True) -> list[Claim]:
+        return await self._claims.find(labels, measured)
 
 
 def _cut_short(state: PodState) -> bool:

@@ -13,12 +13,15 @@ standard library.
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess  # noqa: S404 - argv lists only, never a shell
 import sys
 from pathlib import Path
 
 LINK_LOCAL = "169.254.0.0/16"
 CHAIN = "STUDOVNA"
+_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+"""An ordinary user's PATH has no folders for administrators, where these programs are."""
 _TABLE = ["iptables", "--wait", "--table", "mangle"]
 _BETWEEN = ["FORWARD", "-i", "podman+", "-o", "podman+", "-j", CHAIN]
 
@@ -74,8 +77,9 @@ def _run(argv: list[str], but: str = "") -> None:
 def _call(argv: list[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(  # noqa: S603
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
-        )
+            argv, env={**os.environ, "PATH": _PATH}, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, check=False, timeout=60,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise GuardError(f"{' '.join(argv)}: {error}") from error
 

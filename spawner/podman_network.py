@@ -22,6 +22,7 @@ from spawner.engine import EngineUnavailable
 from spawner.podman_call import Caller, meaning, uninterrupted
 from spawner.podman_translate import LABEL_SITE
 from studovna.podman import Podman, PodmanError
+from studovna.system import find_program
 from studovna.text import Text
 
 _NETWORKS = Path("/etc/containers/networks")
@@ -175,8 +176,9 @@ def remove_hub_address(podman: Podman, site: str) -> None:
 def _ip(*args: str, but: str = "") -> None:
     try:
         done = subprocess.run(  # noqa: S603
-            ["ip", *args], capture_output=True, text=True, check=False, timeout=20
-        )
+            [find_program("ip") or "ip", *args],
+            capture_output=True, text=True, check=False, timeout=20,
+        )  # fmt: skip
     except OSError as error:
         raise EngineUnavailable(_NO_IP, str(error)) from error
     if done.returncode != 0 and not (but and but in done.stderr):

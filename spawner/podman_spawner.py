@@ -72,11 +72,23 @@ class PodmanSpawner(AnsweringSpawner):
     async def end_pod(self, grace: float) -> None:
         await self.engine.end(self.pod_name, grace)
 
-    async def homes(self) -> list[Claim]:
-        return await self.engine.claims(self.home_labels())
+    async def homes(self, *, measured: bool = True) -> list[Claim]:
+        return await self.engine.claims(self.home_labels(), measured=measured)
 
     async def erase_home(self, name: str) -> None:
         await self.engine.erase_claim(name)
 
     async def stop(self, now: bool = False) -> None:
-        await self.end_pod(0 if now else self.delete_grace_period)
+        """End the pod. JupyterHub forgets the server whatever happens here, so a pod that cannot be
+        ended now is left to ``leftovers``, and the person is told."""
+        try:
+            await self.end_pod(0 if now else self.delete_grace_period)
+        except EngineError as error:
+            self.log.error("%s could not be ended: %s", self._log_name, error.detail)
+            self._ended(
+                Text(
+                    "Your server could not be ended yet. {why} The hub goes on trying; your home "
+                    "is kept.",
+                    why=error.sentence,
+                )
+            )

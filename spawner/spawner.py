@@ -12,7 +12,7 @@ from kubespawner.slugs import is_valid_label, safe_slug
 from traitlets import Bool, Dict, Enum, Instance, Integer, List, Unicode, default
 
 from spawner.deployment import Deployment
-from spawner.engine import Claim
+from spawner.engine import Claim, EngineError
 from spawner.licences import silent_servers
 from spawner.options import (
     BINDER_KEYS,
@@ -116,12 +116,21 @@ class ProfileSpawner(KubeSpawner):
         """What the place where pods run has to offer (images, GPUs)."""
         raise NotImplementedError
 
+    def groups(self) -> set[str]:
+        """The person's groups: the provider's, as of the last sign-in, or those of the site file.
+
+        JupyterHub adds people to groups when it starts, and takes nobody out.
+        """
+        if self.authenticator.manage_groups:
+            return {group.name for group in self.user.groups}
+        return self.deployment.site.groups_of(self.user.name)
+
     async def offered_profiles(self) -> list[dict[str, Any]]:
         """The profiles this person may start, in KubeSpawner's ``profile_list`` format."""
         return compile_profiles(
             self.deployment.profiles,
             self.deployment.site,
-            {group.name for group in self.user.groups},
+            self.groups(),
             await self.capabilities(),
             include_hidden=True,
         )
@@ -142,6 +151,7 @@ class ProfileSpawner(KubeSpawner):
         except OptionsError as error:
             raise StartRefused(error.text, reason="options") from error
         await super().load_user_options()
+        self.pvc_name = await self._home_name()
         self._apply_volumes()
         if self.walltime:
             limit = {"activeDeadlineSeconds": self.walltime}
@@ -169,6 +179,24 @@ class ProfileSpawner(KubeSpawner):
         # What a person typed arrives as text; cores and sizes are numbers.
         super()._apply_overrides(typed_overrides(spawner_override))
 
+    async def _home_name(self) -> str:
+        """The home that is mounted, if any. No person's name makes ``home-…`` a server's."""
+        if self.home_kind == "none":
+            return ""
+        if self.home_kind == "person":
+            return str(self._expand_user_properties("home-{username}"))
+        # What servers' homes were named first, which "of-ana" and a server of ana's shared.
+        old = str(self._expand_user_properties("home-of-{user_server}"))
+        try:
+            homes = await self.homes(measured=False)
+        except EngineError as error:
+            raise StartRefused(
+                error.sentence, reason="engine", detail=error.detail, status_code=500
+            ) from error
+        if old in {home.name for home in homes}:
+            return old
+        return str(self._expand_user_properties("server-home-{user_server}"))
+
     def _apply_volumes(self) -> None:
         volumes: list[dict[str, Any]] = [
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(self.shm_size)}}
@@ -179,8 +207,6 @@ class ProfileSpawner(KubeSpawner):
         if self.home_kind == "none":
             self.storage_pvc_ensure = False
         else:
-            template = "home-{username}" if self.home_kind == "person" else "home-of-{user_server}"
-            self.pvc_name = self._expand_user_properties(template)
             self.storage_pvc_ensure = True
             volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": self.pvc_name}})
             mounts.append({"name": "home", "mountPath": HOME})
@@ -244,7 +270,7 @@ class ProfileSpawner(KubeSpawner):
 
     # Homes
 
-    async def homes(self) -> list[Claim]:
+    async def homes(self, *, measured: bool = True) -> list[Claim]:
         """Every home of this person, those of deleted servers included."""
         raise NotImplementedError
 

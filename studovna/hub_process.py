@@ -16,6 +16,7 @@ import psutil
 
 from studovna.paths import ROOT
 from studovna.site import Site
+from studovna.system import search_path
 from studovna.text import Text
 
 MARKER = "STUDOVNA_RUN"
@@ -113,7 +114,7 @@ def start(site: Site, state: Path, waiting: Callable[[str], None]) -> None:
         MARKER: str(state),
         "STUDOVNA_HOME": str(state),
         "STUDOVNA_SITE": str(site.file.resolve()),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{search_path()}",
     }
     with log.open("ab") as output:
         begin = output.tell()

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from studovna.system import find_program, search_path
 from studovna.text import Text
 
 PACKAGES = ("podman", "runc", "netavark", "aardvark-dns", "iptables")
@@ -246,7 +247,8 @@ class Podman:
     def environment(self) -> dict[str, str]:
         """All that podman gets to see: nothing of the hub's secrets may reach conmon."""
         env = {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
-        env.setdefault("PATH", _DEFAULT_PATH)
+        # Also what podman itself calls: netavark wants iptables.
+        env["PATH"] = search_path(env.get("PATH", _DEFAULT_PATH))
         env.setdefault("HOME", pwd.getpwuid(os.geteuid()).pw_dir)
         for name in _PROXIES:
             for spelling in (name, name.upper()):
@@ -353,7 +355,7 @@ class Podman:
             "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
             "uid": os.geteuid(),
             "limits": _hard_limits(),
-            "runtimes": [shutil.which(name) for name in ("crun", "runc")],
+            "runtimes": [find_program(name) for name in ("crun", "runc")],
             "machine": _machine_conf_stamp(),
         }
         cache = self.folder / "probe.json"
@@ -396,8 +398,8 @@ class Podman:
         except PodmanError:
             info = self._info(check=False)
             settings = needed_settings(
-                default_runtime=info.get("runtime") or ("crun" if shutil.which("crun") else "runc"),
-                has_runc=shutil.which("runc", path=_DEFAULT_PATH) is not None,
+                default_runtime=info.get("runtime") or ("crun" if find_program("crun") else "runc"),
+                has_runc=find_program("runc") is not None,
                 cgroups=info.get("cgroups") or _cgroups(),
                 systemd=Path("/run/systemd/system").is_dir(),
                 journald=Path("/run/systemd/journal/socket").exists(),
@@ -495,7 +497,7 @@ def _check_rootless() -> None:
     missing = [
         p
         for p, tool in (("uidmap", "newuidmap"), ("slirp4netns", "slirp4netns"))
-        if shutil.which(tool) is None and not (tool == "slirp4netns" and shutil.which("pasta"))
+        if not find_program(tool) and not (tool == "slirp4netns" and find_program("pasta"))
     ]
     if missing:
         raise PodmanError(

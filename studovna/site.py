@@ -180,7 +180,8 @@ class Site(Settings):
     auth: Annotated[Auth, BeforeValidator(with_type)] = SharedPassword.model_construct()
     """How people sign in."""
     groups: dict[Slug, list[str]] = {}
-    """Who is in which group: profiles can be for some groups only."""
+    """Who is in which group: profiles can be for some groups only. Only this file counts, from the
+    next start of the hub on; groups that an admin changes in the hub open no profile."""
     project: Project = Project.model_construct()
     """The quota of each person's own project, over all their running servers."""
     servers: Servers = Servers.model_construct()
@@ -255,8 +256,12 @@ class Site(Settings):
         return re.fullmatch(self.auth.username_pattern, name) is not None
 
     def groups_of(self, name: str) -> set[str]:
-        """The groups of a person."""
-        return {group for group, members in self.groups.items() if name in members}
+        """The groups of a person; user names are in lower case, however the file spells them."""
+        return {
+            group
+            for group, members in self.groups.items()
+            if name in (member.lower() for member in members)
+        }
 
     def image_reference(self, image: str) -> str:
         """The full reference of an image that a profile names by folder or by reference."""

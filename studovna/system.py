@@ -11,7 +11,10 @@ from pathlib import Path
 
 from studovna.text import Text
 
-# Program that must be on the PATH → Debian package that brings it.
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+"""Where programs for administrators are: Debian leaves these out of an ordinary user's PATH."""
+
+# Program that must be installed → Debian package that brings it.
 PROGRAMS = {
     "podman": "podman",
     "runc": "runc",
@@ -36,6 +39,17 @@ FILES = {
 }
 
 
+def search_path(path: str | None = None) -> str:
+    """A PATH (this process's) with the folders for administrators at its end."""
+    found = (os.environ.get("PATH", os.defpath) if path is None else path).split(os.pathsep)
+    return os.pathsep.join([*found, *(folder for folder in SBIN if folder not in found)])
+
+
+def find_program(name: str) -> str | None:
+    """Where a program is, for whoever this is; None when it is not installed."""
+    return shutil.which(name, path=search_path())
+
+
 class MissingPackages(Exception):
     """The machine lacks packages that this user may not install."""
 
@@ -51,7 +65,7 @@ class MissingPackages(Exception):
 
 def missing_packages(rootless: bool, exists: Callable[[str], bool] | None = None) -> list[str]:
     """Debian packages whose programs or files are not here, sorted by name."""
-    found = exists or (lambda what: shutil.which(what) is not None or Path(what).exists())
+    found = exists or (lambda what: find_program(what) is not None or Path(what).exists())
     wanted = {**PROGRAMS, **FILES, **(ROOTLESS_PROGRAMS if rootless else {})}
     return sorted({package for what, package in wanted.items() if not found(what)})
 

@@ -19,7 +19,7 @@ from studovna.images import BuildError
 from studovna.images_cli import build_with_display
 from studovna.paths import ROOT
 from studovna.podman import Podman, PodmanError
-from studovna.system import MissingPackages, install_packages, missing_packages
+from studovna.system import MissingPackages, find_program, install_packages, missing_packages
 from studovna.up import install_proxy, step
 from tests.cluster import prepare as cluster
 from tests.support import preparation_state
@@ -34,7 +34,7 @@ def prepare(console: Console) -> None:
     """Install and build what tests with real parts need; what cannot be had makes them skip."""
     packages = missing_packages(rootless=os.geteuid() != 0)
     packages += [
-        package for program, package in TEST_PROGRAMS.items() if shutil.which(program) is None
+        package for program, package in TEST_PROGRAMS.items() if find_program(program) is None
     ]
     try:
         if packages:

@@ -188,6 +188,7 @@ def test_a_full_disk_is_told_and_the_next_start_works(fragile: RunningSite) -> N
 
 
 def test_podman_that_breaks_while_the_hub_runs_is_told(fragile: RunningSite) -> None:
+    client = fragile.start("vera", "left", CPU)
     conf = fragile.state / "engine" / "containers.conf"
     before = conf.read_text() if conf.exists() else None
     conf.write_text("[engine\n")
@@ -195,6 +196,11 @@ def test_podman_that_breaks_while_the_hub_runs_is_told(fragile: RunningSite) -> 
         message = failed_start(fragile, "vera", "cpu")
         assert "Internal Server Error" not in message
         assert "odman" in message
+        # JupyterHub forgets a server whose stop fails; its person is told.
+        client.request("DELETE", "/hub/api/users/vera/servers/left")
+        wait_for(lambda: fragile.server(client, "vera", "left") is None, 30)
+        end = client.get("/hub/api/users/vera/servers/left/last-end").json()
+        assert "could not be ended yet" in end["message"]
     finally:
         if before is None:
             conf.unlink()
@@ -202,6 +208,8 @@ def test_podman_that_breaks_while_the_hub_runs_is_told(fragile: RunningSite) -> 
             conf.write_text(before)
     client = fragile.start("vera", "s", CPU)
     client.request("DELETE", "/hub/api/users/vera/servers/s")
+    left = ("ps", "-a", "-q", "--filter", "name=jupyter-vera--left")
+    wait_for(lambda: not fragile.podman.run(*left), 60)
 
 
 def studovna(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:

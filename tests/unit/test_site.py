@@ -353,6 +353,9 @@ def test_people_and_groups(tmp_path: Path) -> None:
     site = load_site(write(tmp_path, "groups: {teachers: [ana], staff: [ana, petr]}"))
     assert site.groups_of("ana") == {"teachers", "staff"}
     assert site.groups_of("anabel") == set()
+    # JupyterHub writes names in lower case, whatever the site lets in.
+    loose = "auth: {type: shared-password, username_pattern: '[A-Za-z]+'}\ngroups: {staff: [Ana]}"
+    assert load_site(write(tmp_path, loose)).groups_of("ana") == {"staff"}
     assert site.is_username("ana") and not site.is_username("ana\n") and not site.is_username("")
     assert site.image_reference("lab") == "localhost/studovna/lab:latest"
     assert site.image_reference("quay.io/a/b:1") == "quay.io/a/b:1"
