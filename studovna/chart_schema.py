@@ -109,7 +109,7 @@ CHART: dict[str, Schema] = {
     ),
     "hub": closed(storage=STORAGE, env=ENVIRONMENT, **WORKLOAD),
     "proxy": closed(**WORKLOAD),
-    "binder": closed(env=ENVIRONMENT, **WORKLOAD),
+    "binder": closed(storage=STORAGE, env=ENVIRONMENT, **WORKLOAD),
     "builds": closed(namespace=NAME, createNamespace=FLAG, quota=QUANTITIES),
     "registry": closed(nodePort=NODE_PORT, storage=STORAGE, pullSecret=NAME, **WORKLOAD),
     "prePuller": closed(

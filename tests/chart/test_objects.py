@@ -307,6 +307,7 @@ def test_the_volumes_and_their_keys_outlive_the_release() -> None:
     assert kept == {
         ("Secret", "hub-studovna"),
         ("PersistentVolumeClaim", "hub-studovna-hub"),
+        ("PersistentVolumeClaim", "hub-studovna-binder"),
         ("PersistentVolumeClaim", "hub-studovna-registry"),
     }
 
@@ -325,6 +326,21 @@ def test_a_changed_setting_restarts_who_reads_it_and_not_the_proxy() -> None:
     before, after = sums(), sums(name="Another")
     assert {name for name in before if before[name] != after[name]} == {"hub", "binder"}
     assert before == sums()
+
+
+def test_what_replaces_binder_finds_its_builds() -> None:
+    """State that ended with the pod would end every running build at each change of a setting."""
+    objects = render(MINIMAL)
+    binder = only(objects, "Deployment", "hub-studovna-binder")["spec"]["template"]["spec"]
+    [home] = [one["mountPath"] for one in binder["containers"][0]["volumeMounts"]
+              if one["name"] == "state"]  # fmt: skip
+    assert home == "/srv/studovna"
+    [state] = [volume for volume in binder["volumes"] if volume["name"] == "state"]
+    claim = state["persistentVolumeClaim"]["claimName"]
+    assert only(objects, "PersistentVolumeClaim", claim)["spec"]["accessModes"] == ["ReadWriteOnce"]
+    own = render({"site": SITE, "binder": {"storage": {"existingClaim": "mine"}}})
+    names = {o["metadata"]["name"] for o in own if o["kind"] == "PersistentVolumeClaim"}
+    assert names == {"hub-studovna-hub", "hub-studovna-registry"}
 
 
 # --- settings and profiles ------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_secrets_are_kept(namespace: str) -> None:
     claims = {
         one["metadata"]["name"] for one in kube.get("persistentvolumeclaims", "-n", namespace)
     }
-    assert claims == {f"{FULLNAME}-hub", f"{FULLNAME}-registry"}
+    assert claims == {f"{FULLNAME}-{part}" for part in ("hub", "binder", "registry")}
     done("install", namespace=namespace, given=values())
     assert secret(namespace) == second
 

@@ -381,7 +381,7 @@ ipFamilies: {{ toJson . }}
 {{- end }}
 {{- end }}
 
-{{/* A volume that outlives the release. A list: the context, hub or registry. */}}
+{{/* A volume that outlives the release. A list: the context, hub, binder or registry. */}}
 {{- define "studovna.claim" }}
 {{- $root := index . 0 }}
 {{- $storage := (get $root.Values (index . 1)).storage }}
