@@ -266,13 +266,26 @@ def test_the_files_that_settings_name_come_from_the_secret() -> None:
 def test_a_namespace_a_person_needs_more_rights_and_gets_network_rules() -> None:
     objects = render(EVERY["person-namespaces"])
     allowed = {resource: verbs for kind, _, resource, verbs in rules(objects) if kind != "Role"}
-    assert allowed["namespaces"] == {"create"} and "secrets" not in allowed
+    assert allowed["namespaces"] == {"create", "get"} and "secrets" not in allowed
     made = json.loads(files(objects)["namespace.json"])["items"]
     valid([{**one, "metadata": {**one["metadata"], "namespace": "x"}} for one in made], NEWEST)
     assert made[0]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     home = made[1]["spec"]["ingress"][0]["from"][0]["namespaceSelector"]
     assert home == {"matchLabels": {"kubernetes.io/metadata.name": "site"}}
     assert [one for one in PRIVATE if reaches(made[1], one, 443)] == []
+
+
+def test_changed_network_rules_reach_peoples_namespaces() -> None:
+    """The hub applies them at a person's next start, once in its life: so it has to begin anew."""
+    rule = {"networkPolicy": {"servers": {"egress": [{"ports": [{"port": 27000}]}]}}}
+
+    def annotations(mode: str, **more: Any) -> dict[str, str]:
+        objects = render({"site": {**SITE, "cluster": {"namespaces": mode}}, **more})
+        hub = only(objects, "Deployment", "hub-studovna-hub")["spec"]["template"]["metadata"]
+        return {key: value for key, value in hub["annotations"].items() if "secrets" not in key}
+
+    assert annotations("person") != annotations("person", **rule)
+    assert annotations("shared") == annotations("shared", **rule)
 
 
 # --- secrets --------------------------------------------------------------------------------------

@@ -130,7 +130,9 @@ def test_a_registry_that_is_down_is_a_sentence(release: Installed, host: GitHost
     assert fay.events(link, build_only="true")[-1]["phase"] in ("ready", "built")
 
 
-def test_a_build_outlives_binder_and_who_deletes_its_pod_is_told(release: Installed, host: GitHost) -> None:
+def test_a_build_outlives_binder_and_who_deletes_its_pod_is_told(
+    release: Installed, host: GitHost
+) -> None:
     files = {"postBuild": "#!/bin/sh\nsleep 600\n"}
     make_repository(host.root / "slow-build", files)
     gus = release.person("gus")
