@@ -77,7 +77,7 @@ CHART: dict[str, Schema] = {
     "global": OBJECT,
     "fullnameOverride": NAME,
     "images": closed(
-        tag={"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"},
+        tag={"type": "string", "pattern": "^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$"},
         hub=IMAGE,
         binder=IMAGE,
         pullPolicy=choice("Always", "IfNotPresent", "Never"),

@@ -17,11 +17,13 @@ from ruamel.yaml import YAML
 
 from studovna.paths import ROOT
 from studovna.secrets import KINDS
+from studovna.site import Site
 from tests.chart.rendering import (
     CHART,
     COMPLETE,
     NEWEST,
     SITE,
+    TAG,
     Manifest,
     complete,
     files,
@@ -366,8 +368,27 @@ def test_the_site_is_the_values_and_what_the_chart_knows() -> None:
         **complete()["site"],
         "engine": "kubernetes",
         "profiles": "profiles",
-        "cluster": {"pull_secrets": ["registry-login", "hub-studovna-pull"]},
+        "cluster": {
+            "image_tag": "2026.11",
+            "pull_secrets": ["registry-login", "hub-studovna-pull"],
+        },
     }
+
+
+def test_one_tag_for_every_image_of_ours(objects: list[Manifest]) -> None:
+    """An upgrade brings all of them, and a rollback brings all of them back."""
+    site = YAML(typ="safe").load(files(objects)["site.yaml"])
+    tag = site["cluster"]["image_tag"]
+    settings = Site.model_validate({key: site[key] for key in ("engine", "images", "cluster")})
+    for name in ("lab", "builder", "dockerfiles"):
+        assert settings.image_reference(name) == f"{site['images']}/{name}:{tag}"
+    images = {
+        box["image"]
+        for _, pod in pods(objects)
+        for box in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+    }
+    ours = {image for image in images if image.startswith(site["images"])}
+    assert len(ours) >= 2 and all(image.endswith(f":{tag}") for image in ours)
 
 
 def test_profiles_are_the_distributions_and_the_values() -> None:
@@ -387,7 +408,7 @@ def test_the_puller_pulls_what_profiles_name() -> None:
     values = {"site": SITE, "prePuller": {"images": ["a.example/b:1"], "skip": ["scientific"]}}
     puller = only(render(values), "DaemonSet", "hub-studovna-image-puller")
     images = [box["image"] for box in puller["spec"]["template"]["spec"]["initContainers"]]
-    assert "registry.example.org/studovna/lab:latest" in images
+    assert f"registry.example.org/studovna/lab:{TAG}" in images
     assert "a.example/b:1" in images
     assert not [image for image in images if "scientific" in image or "{" in image]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.chart.rendering import CHART, SITE, complete
+from tests.chart.rendering import CHART, SITE, complete, tagged
 from tests.cluster import kube
 from tests.kubetools import helm, why_not
 
@@ -41,7 +41,7 @@ def values(**more: Any) -> dict[str, Any]:
     """The least, with pods that no node takes."""
     found: dict[str, Any] = {part: dict(NOWHERE) for part in PARTS}
     found["registry"]["nodePort"] = PORT
-    return {**found, "site": SITE, **more}
+    return tagged({**found, "site": SITE, **more})
 
 
 def run(
