@@ -556,6 +556,45 @@ def test_the_addresses_of_ingress_and_gateway() -> None:
     assert only(objects, "Service", "hub-studovna-proxy-public")["spec"]["type"] == "ClusterIP"
 
 
+HTTP01 = {"acme.cert-manager.io/http01-solver": "true"}
+GATEWAY_POD = {"gateway.networking.k8s.io/gateway-name": "hub-studovna"}
+
+
+def policies_of(objects: list[Manifest], labels: dict[str, str]) -> list[Manifest]:
+    """The policies that open something for the pods with exactly these labels."""
+    return [
+        one
+        for one in objects
+        if one["kind"] == "NetworkPolicy"
+        and one["spec"]["podSelector"].get("matchLabels") == labels
+    ]
+
+
+@pytest.mark.parametrize(
+    ("way", "solver", "data_plane"),
+    [
+        ({}, 0, 0),
+        ({"ingress": {"enabled": True}}, 1, 0),
+        ({"gateway": {"enabled": True, "className": "istio"}}, 1, 1),
+        ({"gateway": {"enabled": True, "parentRefs": [{"name": "shared"}]}}, 1, 0),
+    ],
+    ids=["none", "ingress", "own gateway", "shared gateway"],
+)
+def test_a_certificate_and_a_gateway_come_through_the_closed_network(
+    way: dict[str, Any], solver: int, data_plane: int
+) -> None:
+    objects = render({"site": {**SITE, "public_url": "https://hub.example.org"}, **way})
+    assert [p["spec"]["ingress"][0]["ports"][0]["port"] for p in policies_of(objects, HTTP01)] == [
+        8089
+    ] * solver
+    found = policies_of(objects, GATEWAY_POD)
+    assert len(found) == data_plane
+    for policy in found:
+        assert policy["spec"]["ingress"] == [{}]
+        assert reaches(policy, "10.1.2.3", 8000) and not reaches(policy, "169.254.169.254", 80)
+        assert {"namespaceSelector": {}} in policy["spec"]["egress"][1]["to"]
+
+
 def test_the_balancer_speaks_https_itself() -> None:
     objects = render(EVERY["balancer"])
     service = only(objects, "Service", "hub-studovna-proxy-public")["spec"]
