@@ -422,10 +422,28 @@ PRIVATE = [
     "100.64.0.1",  # carriers' and some clusters' own
     "100.127.255.254",
     "169.254.169.254",  # metadata of clouds
+    "168.63.129.16",  # Azure's, which is a public address
+    "198.19.255.254",
+    "240.0.0.1",
     "fd00:ec2::254",
     "fe80::1",
 ]
-PUBLIC = ["8.8.8.8", "151.101.1.69", "100.128.0.1", "172.32.0.1", "2606:4700::1111"]
+PUBLIC = [
+    "8.8.8.8",
+    "151.101.1.69",
+    "100.128.0.1",
+    "172.32.0.1",
+    "168.63.129.17",
+    "198.20.0.1",
+    "2606:4700::1111",
+    "64:ff9b::808:808",  # 8.8.8.8 from an IPv6-only cluster
+]
+NAT64 = int(ipaddress.ip_address("64:ff9b::"))  # RFC 6052
+PRIVATE += [
+    str(ipaddress.ip_address(NAT64 + int(ipaddress.ip_address(one))))
+    for one in PRIVATE
+    if "." in one
+]
 
 
 def reaches(policy: Manifest, address: str, port: int) -> bool:
