@@ -211,13 +211,16 @@ def test_nobody_reads_secrets(objects: list[Manifest]) -> None:
 
 
 def test_cluster_roles_come_with_their_switches_only() -> None:
-    bare = render({"site": SITE, "rbac": {"nodes": False, "allPods": False}})
+    bare = render({"site": SITE, "rbac": {"nodes": False}})
     assert not [one for one in bare if one["kind"].startswith("ClusterRole")]
-    nodes = [rule for rule in rules(render(MINIMAL)) if rule[0] == "ClusterRole"]
-    assert nodes == [
+    nodes, pods_ = (
         ("ClusterRole", "", "nodes", {"get", "list"}),
         ("ClusterRole", "", "pods", {"list"}),
-    ]
+    )
+    # Other people's pods are nobody's business unless an operator says so.
+    assert [rule for rule in rules(render(MINIMAL)) if rule[0] == "ClusterRole"] == [nodes]
+    every = render({"site": SITE, "rbac": {"allPods": True}})
+    assert [rule for rule in rules(every) if rule[0] == "ClusterRole"] == [nodes, pods_]
 
 
 def secrets_of(objects: list[Manifest]) -> dict[str, set[str]]:
