@@ -29,7 +29,6 @@ from .events import Event, event
 from .executor import (
     BASE_SECONDS,
     CONTROL,
-    ENDED,
     LAST_LINES,
     PHASES,
     Base,
@@ -44,8 +43,6 @@ IMAGES_LOGIN = "images-auth.json"
 
 REGISTRIES_CONF = REGISTRIES
 """Beside site.yaml: mirrors, and registries without TLS; containers-registries.conf(5)."""
-
-GONE_TRIES, GONE_PAUSE = 15, 0.2
 
 
 class ClusterBuildExecutor(PodBuildExecutor):
@@ -138,7 +135,8 @@ class ClusterBuildExecutor(PodBuildExecutor):
                     elif message.kind == "end":
                         return None
                     elif message.kind == "failed" and message.text is not None:
-                        return Failed(message.text)
+                        said_so = Failed(message.text)
+                        return await self._more(engine, name, container, container, said_so)
                     # What fetching says has been said by the pod that fetched first.
                     if container == FETCH:
                         continue
@@ -146,15 +144,7 @@ class ClusterBuildExecutor(PodBuildExecutor):
                         await said.put(event(phase, line))
                     elif message.text is not None:
                         await said.put(event(phase, message.text))
-        try:
-            for _ in range(GONE_TRIES):
-                state = await engine.state(name)
-                if state.phase == "Missing":
-                    return Failed(ENDED)
-                # Somebody who deletes a pod ends its containers first.
-                await asyncio.sleep(GONE_PAUSE)
-        except EngineError as error:
-            return Failed(error.sentence)
+        state = await self._state_after_end(engine, name, container)
         return self._why(container, container, state, last)
 
     async def _end_all(self, name: str) -> None:

@@ -57,6 +57,7 @@ LONGEST_TEXT = 10_000  # characters of a sentence that a container says
 MAX_DISK = 10 * 10**9  # bytes that one build may take, and no more than all images together
 REGISTRY_SECONDS = 20
 REMOVAL_PAUSE = 3.0
+ENDED_SECONDS, ENDED_PAUSE = 1.2, 0.2  # longer than an engine's answer may be old
 BASE_SECONDS = 900.0  # how long the site's image may take to be pushed to the registry
 _INDEX_VARIABLES = (
     "UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "UV_INSECURE_HOST", "UV_INDEX_STRATEGY",
@@ -393,17 +394,16 @@ class PodBuildExecutor(KubernetesBuildExecutor):
         """
         name = request.name
         said: asyncio.Queue[Event | None] = asyncio.Queue(1000)
-        outcome: list[Failed | None] = []
+        outcome: list[Exception | None] = []
 
         async def pump() -> None:
             try:
                 outcome.append(await self._read(request, containers, said))
-            except Failed as error:
-                outcome.append(error)
-            except (EngineError, OSError) as error:
+            except (EngineError, OSError):
                 app_log.exception("Following %s", name)
                 outcome.append(Failed(Text("The build cannot be followed any more.")))
-                del error
+            except Exception as error:  # whatever it is, who waits must hear of the end
+                outcome.append(error)
             await said.put(None)
 
         deadline = time.monotonic() + self.site.binder.build_minutes * 60
@@ -455,7 +455,8 @@ class PodBuildExecutor(KubernetesBuildExecutor):
                         elif message.kind == "step":
                             step = next_step(step, message.name)
                         elif message.kind == "failed" and message.text is not None:
-                            return await self._more(name, container, step, Failed(message.text))
+                            said_so = Failed(message.text)
+                            return await self._more(self.engine, name, container, step, said_so)
                         elif message.kind == "end":
                             ended = True
                             break
@@ -468,23 +469,42 @@ class PodBuildExecutor(KubernetesBuildExecutor):
             except PodMissing:
                 return Failed(ENDED)
             if not ended:
-                return self._why(container, step, await self._state(name), last)
+                state = await self._state_after_end(self.engine, name, container)
+                return self._why(container, step, state, last)
             if stock is not None:
                 return await self._build_stock(request, stock, said)
         return None
 
-    async def _more(self, name: str, container: str, step: str, said: Failed) -> Failed:
-        """What a container said when it failed, or that the kernel had taken its memory away."""
-        state = await self._state(name)
+    async def _more(
+        self, engine: Engine, name: str, container: str, step: str, said: Failed
+    ) -> Failed:
+        """What a container said when it failed, or what was done to it: its memory taken away by
+        the kernel, or the whole pod by somebody."""
+        state = await self._state_of(engine, name)
         for _ in range(20):
-            if state.phase in ("Failed", "Missing"):
+            if state.deleting or state.phase in ("Failed", "Missing"):
                 break
             await asyncio.sleep(0.1)
-            state = await self._state(name)
+            state = await self._state_of(engine, name)
         one = state.containers.get(container)
-        if one is not None and one.oom_killed:
+        if state.deleting or (one is not None and one.oom_killed):
             return self._why(container, step, state, [])
         return said
+
+    async def _state_after_end(self, engine: Engine, name: str, container: str) -> PodState:
+        """The pod after a container's log ended without a word.
+
+        Somebody who deletes a pod ends its containers first, and an answer may be from before that:
+        it is asked until it says why, or is new enough to know of nothing.
+        """
+        end = time.monotonic() + ENDED_SECONDS
+        while True:
+            state = await self._state_of(engine, name)
+            one = state.containers.get(container)
+            known = state.phase == "Missing" or state.deleting or state.reason
+            if known or (one and one.oom_killed) or time.monotonic() > end:
+                return state
+            await asyncio.sleep(ENDED_PAUSE)
 
     def _why(self, container: str, step: str, state: PodState, last: list[str]) -> Failed:
         """Why a container ended without a word, in the middle of a step."""
@@ -498,6 +518,8 @@ class PodBuildExecutor(KubernetesBuildExecutor):
             return Failed(ENDED)
         if one.oom_killed:
             return self._too_much_memory(what)
+        if state.deleting:
+            return Failed(ENDED)
         ran = 0.0
         if one.started_at and one.finished_at:
             ran = (one.finished_at - one.started_at).total_seconds()
@@ -505,6 +527,8 @@ class PodBuildExecutor(KubernetesBuildExecutor):
             return self._too_long()
         if one.state != "ended":
             return Failed(Text("{what} could not start. {why}", what=what, why=state.reason or ""))
+        if state.reason:  # the node's doing, or the cluster's: the exit code is that of a kill
+            return Failed(Text("{what} was cut off. {why}", what=what, why=state.reason))
         return Failed(
             Text(
                 "{what} failed with exit code {code}. It said last: {said}",
@@ -536,8 +560,11 @@ class PodBuildExecutor(KubernetesBuildExecutor):
     # --- ending ---------------------------------------------------------------------------------
 
     async def _state(self, name: str) -> PodState:
+        return await self._state_of(self.engine, name)
+
+    async def _state_of(self, engine: Engine, name: str) -> PodState:
         try:
-            return await self.engine.state(name)
+            return await engine.state(name)
         except EngineError as error:
             app_log.error("%s: %s %s", name, error, error.detail)
             raise Failed(error.sentence) from error

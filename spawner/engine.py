@@ -146,12 +146,16 @@ class PodState:
     of them runs, then Succeeded when all ended with 0 and Failed otherwise. A pod is Failed, too,
     when an init container failed or its start was cut short; `reason` says so then. Missing: there
     is no such pod. A pod that ended keeps its state and logs until `Engine.end`.
+
+    `deleting`: somebody asked for its end. Its containers may go on for their grace, and once they
+    have ended the pod is still there until everything of it is gone.
     """
 
     phase: Phase
     containers: Mapping[str, ContainerState] = dataclasses.field(default_factory=dict)
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reason: Text | None = None
+    deleting: bool = False
 
 
 MISSING = PodState("Missing")

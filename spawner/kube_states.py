@@ -55,7 +55,9 @@ def pod_state(pod: Json) -> PodState:
     else:
         phase = "Pending"
     reason = _why_ended(pod) if phase == "Failed" else None
-    return PodState(phase, containers, pod["metadata"].get("labels") or {}, reason)
+    metadata = pod["metadata"]
+    deleting = bool(metadata.get("deletionTimestamp"))
+    return PodState(phase, containers, metadata.get("labels") or {}, reason, deleting)
 
 
 def container_state(status: Json) -> ContainerState:

@@ -69,7 +69,7 @@ class KubernetesSpawner(AnsweringSpawner):
         if settings.namespaces == "person":
             prefix = kube_namespace.prefix(release.namespace)
             c.KubernetesSpawner.enable_user_namespaces = True
-            c.KubernetesSpawner.user_namespace_template = f"{prefix}-{{username}}"
+            c.KubernetesSpawner.user_namespace_template = f"{prefix}{{username}}"
         # Events are asked for where a pod waits, instead of being kept of all pods.
         c.KubernetesSpawner.events_enabled = False
 

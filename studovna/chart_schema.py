@@ -77,7 +77,7 @@ CHART: dict[str, Schema] = {
     "global": OBJECT,
     "fullnameOverride": NAME,
     "images": closed(
-        tag={"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"},
+        tag={"type": "string", "pattern": "^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$"},
         hub=IMAGE,
         binder=IMAGE,
         pullPolicy=choice("Always", "IfNotPresent", "Never"),
@@ -109,7 +109,7 @@ CHART: dict[str, Schema] = {
     ),
     "hub": closed(storage=STORAGE, env=ENVIRONMENT, **WORKLOAD),
     "proxy": closed(**WORKLOAD),
-    "binder": closed(env=ENVIRONMENT, **WORKLOAD),
+    "binder": closed(storage=STORAGE, env=ENVIRONMENT, **WORKLOAD),
     "builds": closed(namespace=NAME, createNamespace=FLAG, quota=QUANTITIES),
     "registry": closed(nodePort=NODE_PORT, storage=STORAGE, pullSecret=NAME, **WORKLOAD),
     "prePuller": closed(

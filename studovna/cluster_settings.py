@@ -31,6 +31,8 @@ class Cluster(Settings):
     namespaces: Literal["shared", "person"] = "shared"
     """Where servers run: all in one namespace, or each person's in one of their own, which the hub
     makes with a ResourceQuota and a LimitRange of the project's size."""
+    image_tag: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")] = "latest"
+    """The tag of the images that are named by their folder. The chart sets it (`images.tag`)."""
     pull_secrets: list[SecretName] = []
     """Secrets with the credentials of registries; they have to be in the servers' namespace."""
     placement: dict[ResourceClass, Placement] = {}

@@ -156,6 +156,7 @@ class ImageStatus:
     up_to_date: bool
     size: int = 0
     built_at: datetime.datetime | None = None
+    id: str = ""
 
 
 class BuildError(Exception):
@@ -404,6 +405,7 @@ def images_status(podman: Podman, folder: Path, base: str | None = None) -> list
                 found.inputs == wanted[image.name],
                 found.size,
                 built,
+                found.id,
             )
         )
     return rows

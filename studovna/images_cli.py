@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Collection
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,7 +25,7 @@ from studovna.images import (
     on_request,
     read_images,
 )
-from studovna.images_push import push, target_folder
+from studovna.images_push import chart_values, push
 from studovna.paths import ROOT, state_dir
 from studovna.podman import Podman, PodmanError
 from studovna.problems import SettingsError
@@ -267,13 +268,30 @@ def push_command(
     plain_http: Annotated[
         bool, typer.Option("--plain-http", help="The registry has no TLS.")
     ] = False,
+    tag: Annotated[
+        str | None,
+        typer.Option(help="The tag of all of them; by default one that other images never have."),
+    ] = None,
+    values: Annotated[
+        Path | None, typer.Option(help="Write the chart's values for them to this file.")
+    ] = None,
 ) -> None:
     """Push built images to a registry, for a cluster; log in with podman login."""
     console = Console()
     try:
         lines = PushLines(console)
-        push(_podman(), IMAGES, names or [], to, lines, plain_http=plain_http, base=base)
+        pushed = push(
+            _podman(), IMAGES, names or [], to, lines, plain_http=plain_http, base=base, tag=tag
+        )
+        if not pushed:
+            raise BuildError(Text("No image is built yet. Run: studovna images build"), "")
+        told = chart_values(to, pushed[0].tag)
+        if values is not None:
+            values.write_text(told)
     except (SettingsError, BuildError, PodmanError) as error:
         raise _fail(error) from None
-    text = Text("In the site's settings: images: {folder}", folder=target_folder(to))
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    except OSError as error:
+        Console(stderr=True).print(f"{values}: {error.strerror}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    text = Text("In the chart's values (helm upgrade … -f {file}):", file=values or "FILE")
+    console.print(f"{text}\n\n{told}", markup=False, highlight=False, soft_wrap=True, end="")

@@ -105,8 +105,8 @@ class Binder(Settings):
     allow_hosts: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]_-]{1,253}$")]] = []
     """Hosts inside the site's own network that repositories may be fetched from."""
     allow_repositories: list[Pattern] = []
-    """Only repositories are built whose plain name matches one of these patterns as a whole, such as
-    `owner/repository/ref` or `https://host/path/ref`; empty: all."""
+    """Only repositories are built whose plain name matches one of these patterns as a whole, such
+    as `owner/repository/ref` or `https://host/path/ref`; empty: all."""
     ban_repositories: list[Pattern] = []
     """Repositories whose name matches one of these patterns are never built."""
     ssh_key_file: FilePath | None = None
@@ -191,7 +191,8 @@ class Site(Settings):
     images: Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9.:/_-]{0,200}[a-z0-9]$")] = (
         PODMAN_IMAGES
     )
-    """Where the images live that profiles name by their folder: `lab` is `<images>/lab:latest`."""
+    """Where the images live that profiles name by their folder: `lab` is `<images>/lab:latest`, or
+    with the tag `cluster.image_tag` on a cluster."""
     cluster: Cluster = Cluster.model_construct()
     """What only a Kubernetes cluster knows; unused with podman."""
     storage: Storage = Storage.model_construct()
@@ -265,7 +266,8 @@ class Site(Settings):
 
     def image_reference(self, image: str) -> str:
         """The full reference of an image that a profile names by folder or by reference."""
-        return image if "/" in image else f"{self.images}/{image}:latest"
+        tag = self.cluster.image_tag if self.engine == "kubernetes" else "latest"
+        return image if "/" in image else f"{self.images}/{image}:{tag}"
 
 
 def site_rules(site: Site) -> Iterator[Rule]:

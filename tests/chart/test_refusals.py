@@ -49,6 +49,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "site.auth.type is not set",
     ),
     "no-images": ({"site": {"auth": SITE["auth"]}}, "site.images is not set"),
+    "no-tag": ({"images": {"tag": ""}}, "images.tag is not set: give the tag that"),
+    "tag-of-the-site": (
+        {"site": {**SITE, "cluster": {"image_tag": "1"}}},
+        "site.cluster.image_tag is what the chart sets",
+    ),
     "podman": ({"site": {**SITE, "engine": "podman"}}, "site.engine is podman"),
     "bind": ({"site": {**SITE, "bind": "0.0.0.0:8000"}}, "site.bind is for one machine"),
     "profiles-folder": ({"site": {**SITE, "profiles": "p"}}, "site.profiles is a folder"),

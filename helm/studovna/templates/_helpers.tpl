@@ -99,6 +99,12 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- if not $site.images -}}
 {{- fail "\n\nsite.images is not set: name the registry and folder that `studovna images push --to …` has filled, such as registry.example.org/studovna.\n" -}}
 {{- end -}}
+{{- if not .Values.images.tag -}}
+{{- fail "\n\nimages.tag is not set: give the tag that `studovna images push --to …` has printed. With it an upgrade brings the new images, and a rollback the old ones.\n" -}}
+{{- end -}}
+{{- if ($site.cluster | default dict).image_tag -}}
+{{- fail "\n\nsite.cluster.image_tag is what the chart sets from images.tag. Set that one, and remove the line.\n" -}}
+{{- end -}}
 {{- if eq ($site.engine | default "kubernetes") "podman" -}}
 {{- fail "\n\nsite.engine is podman: this chart runs servers on the cluster. Remove the line.\n" -}}
 {{- end -}}
@@ -140,13 +146,14 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- $site := deepCopy .Values.site -}}
 {{- $_ := set $site "engine" "kubernetes" -}}
 {{- $_ := set $site "profiles" "profiles" -}}
-{{- $cluster := $site.cluster | default dict -}}
+{{- $cluster := set ($site.cluster | default dict) "image_tag" .Values.images.tag -}}
+{{- $_ := set $site "cluster" $cluster -}}
 {{- $secrets := concat ($cluster.pull_secrets | default list) .Values.images.pullSecrets -}}
 {{- if include "studovna.registry" . -}}
 {{- $secrets = append $secrets (include "studovna.pullSecret" .) -}}
 {{- end -}}
 {{- if $secrets -}}
-{{- $_ := set $site "cluster" (set $cluster "pull_secrets" ($secrets | uniq)) -}}
+{{- $_ := set $cluster "pull_secrets" ($secrets | uniq) -}}
 {{- end -}}
 {{ toYaml $site }}
 {{- end }}
@@ -183,7 +190,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- $images := list -}}
 {{- range without (compact $found | uniq) "" -}}
 {{- if not (or (contains "{" .) (has . $.Values.prePuller.skip)) -}}
-{{- $images = append $images (contains "/" . | ternary . (printf "%s/%s:latest" $.Values.site.images .)) -}}
+{{- $images = append $images (contains "/" . | ternary . (printf "%s/%s:%s" $.Values.site.images . $.Values.images.tag)) -}}
 {{- end -}}
 {{- end -}}
 {{ toJson (concat $images .Values.prePuller.images | uniq | sortAlpha) }}
@@ -381,7 +388,7 @@ ipFamilies: {{ toJson . }}
 {{- end }}
 {{- end }}
 
-{{/* A volume that outlives the release. A list: the context, hub or registry. */}}
+{{/* A volume that outlives the release. A list: the context, hub, binder or registry. */}}
 {{- define "studovna.claim" }}
 {{- $root := index . 0 }}
 {{- $storage := (get $root.Values (index . 1)).storage }}

@@ -38,7 +38,7 @@ https in general (an identity provider or a registry in one's own network); neve
     {{- range .Values.networkPolicy.apiServerPorts }}
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
-  to: {{- include "studovna.anywhere" (list . (list "169.254.0.0/16") (list "fe80::/10")) | nindent 4 }}
+  to: {{- include "studovna.anywhere" (list . (list "169.254.0.0/16" "168.63.129.16/32") (list "fe80::/10")) | nindent 4 }}
 {{- end }}
 
 {{/* Peers: every address but these. A list: the context, IPv4 ranges, IPv6 ranges. */}}

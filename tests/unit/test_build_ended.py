@@ -1,0 +1,141 @@
+"""What is said of a build whose container ended without a word; the engine is a double."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binder import executor as executor_module
+from binder.buildpod import EXPORT, FETCH, INSTALL, LABELS
+from binder.cluster import ClusterBuildExecutor
+from binder.errors import Failed
+from binder.events import Event
+from binder.executor import ENDED, MARK
+from binder.registry import DockerRegistry
+from spawner.engine import MISSING, ContainerState, PodState
+from spawner.kube_states import pod_state
+from spawner.kubernetes_engine import _without_site
+from studovna.site import Site
+from studovna.text import Text
+from tests.unit.test_binder_builds import request
+
+KILLED = ContainerState("ended", 137, started_at=datetime.now(UTC), finished_at=datetime.now(UTC))
+GONE_SOON = PodState("Failed", {INSTALL: KILLED}, LABELS)
+SAID = {"kind": "failed", "template": "RUN sleep failed (exit code 143).", "params": {}}
+
+
+class DoubleEngine:
+    """One pod: a container's lines, and the answers to questions about the pod, the last for
+    ever."""
+
+    def __init__(self, lines: list[str], states: list[PodState]) -> None:
+        self.lines, self.states = lines, states
+
+    async def logs(self, name: str, container: str, **_: Any) -> AsyncIterator[str]:
+        for line in self.lines:
+            yield line
+
+    async def state(self, name: str) -> PodState:
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ClusterBuildExecutor]:
+    monkeypatch.setenv("STUDOVNA_HOME", str(tmp_path))
+
+    def make(engine: Any) -> ClusterBuildExecutor:
+        site = Site.model_validate({"engine": "kubernetes", "images": "r.example.org/s"})
+        registry = DockerRegistry(url="http://127.0.0.1:9", username="u", password="p")
+        return ClusterBuildExecutor(site=site, engine=engine, registry=registry)
+
+    return make
+
+
+async def ordinary(executor: ClusterBuildExecutor) -> Failed | None:
+    said: asyncio.Queue[Event | None] = asyncio.Queue()
+    return await executor._read(request("x"), (INSTALL,), said)
+
+
+async def dockerfile(executor: ClusterBuildExecutor) -> Failed | None:
+    said: asyncio.Queue[Event | None] = asyncio.Queue()
+    return await executor._read_stock(executor.engine, "x", INSTALL, said)
+
+
+BOTH = pytest.mark.parametrize("read", [ordinary, dockerfile])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "end",
+    [PodState("Failed", {INSTALL: KILLED}, LABELS, deleting=True), MISSING],
+    ids=["being deleted", "gone"],
+)
+async def test_a_pod_that_is_deleted_is_told(make: Any, read: Any, end: PodState) -> None:
+    """The engine's answer is from before the deletion at first."""
+    failed = await read(make(DoubleEngine(["pip"], [GONE_SOON, GONE_SOON, end])))
+    assert failed is not None and failed.message == ENDED
+
+
+@BOTH
+async def test_what_a_deleted_builder_says_at_its_end_is_not_the_reason(
+    make: Any, read: Any
+) -> None:
+    lines = [MARK + json.dumps(SAID)]
+    deleting = PodState("Running", {INSTALL: ContainerState("running")}, LABELS, deleting=True)
+    failed = await read(make(DoubleEngine(lines, [deleting])))
+    assert failed is not None and failed.message == ENDED
+    failed = await read(make(DoubleEngine(lines, [GONE_SOON])))
+    assert failed is not None and "exit code 143" in failed.message
+
+
+@BOTH
+async def test_a_container_that_dies_by_itself_is_told_soon(make: Any, read: Any) -> None:
+    began = time.monotonic()
+    failed = await read(make(DoubleEngine(["no such file"], [GONE_SOON])))
+    assert failed is not None
+    assert "failed with exit code 137. It said last: no such file" in failed.message
+    assert time.monotonic() - began < 3
+
+
+@BOTH
+async def test_what_the_cluster_did_comes_before_an_exit_code(make: Any, read: Any) -> None:
+    why = Text("The cluster ended it because too little was left of something: {said}", said="disk")
+    evicted = PodState("Failed", {INSTALL: KILLED}, LABELS, why)
+    failed = await read(make(DoubleEngine([], [GONE_SOON, evicted])))
+    assert failed is not None and "was cut off. The cluster ended it" in failed.message
+    out_of_memory = {INSTALL: ContainerState("ended", 137, oom_killed=True)}
+    failed = await read(make(DoubleEngine([], [PodState("Failed", out_of_memory, LABELS)])))
+    assert failed is not None and "GB of memory" in failed.message
+
+
+def test_the_engine_tells_that_a_pod_is_being_deleted() -> None:
+    pod = {
+        "metadata": {"name": "x", "labels": {"a": "b"}},
+        "spec": {"initContainers": [{"name": FETCH}], "containers": [{"name": EXPORT}]},
+        "status": {"phase": "Pending"},
+    }
+    assert not pod_state(pod).deleting
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T10:00:00Z"
+    assert _without_site(pod_state(pod)).deleting
+
+
+async def test_a_fault_of_reading_reaches_who_waits(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = make(DoubleEngine([], [GONE_SOON]))
+
+    async def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(executor_module.PodBuildExecutor, "_read", broken)
+    with pytest.raises(ZeroDivisionError):
+        async with asyncio.timeout(5):
+            async for _ in executor._follow(request("x"), (INSTALL,)):
+                pass
