@@ -11,11 +11,13 @@ from spawner import handlers, pages
 from spawner.deployment import Deployment
 from studovna.auth import OpenIDConnect
 from studovna.paths import ROOT
+from studovna.profile_rules import ways
 from studovna.secrets import read_secret
 from studovna.site import Site
 from studovna.text import Text
 
 HUB_PORT = 8081
+ANSWER_SECONDS = 120
 SIGNED_IN_DAYS = 1  # with OpenID Connect: how long groups can be those of before
 
 
@@ -138,11 +140,21 @@ def configure_spawner(c: Any, deployment: Deployment) -> None:
     c.ProfileSpawner.storage_class = site.storage.storage_class
     c.ProfileSpawner.storage_access_modes = list(site.storage.access_modes)
     c.ProfileSpawner.image_pull_policy = "IfNotPresent"
-    c.ProfileSpawner.start_timeout = 600
-    c.ProfileSpawner.http_timeout = 120
+    # JupyterHub's own limit has no sentence for the person: it is later than ours together.
+    c.ProfileSpawner.run_timeout = 600
+    c.ProfileSpawner.start_timeout = 600 + longest_answer(deployment) + 60
+    c.ProfileSpawner.http_timeout = ANSWER_SECONDS
     c.ProfileSpawner.delete_grace_period = 10
     # One call to the engine answers for all servers, so asking often costs little.
     c.ProfileSpawner.poll_interval = 10
+
+
+def longest_answer(deployment: Deployment) -> int:
+    """The most seconds that a server of any profile may take until it answers."""
+    effects: list[Any] = []
+    for profile in deployment.profiles.values():
+        effects += [profile, *(way for one in profile.options.values() for way in ways(one))]
+    return max([ANSWER_SECONDS, *(one.answer_seconds or 0 for one in effects)])
 
 
 def configure_pages(c: Any, deployment: Deployment, notices: list[Text]) -> None:

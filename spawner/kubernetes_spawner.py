@@ -145,7 +145,7 @@ class KubernetesSpawner(AnsweringSpawner):
     async def _run(self, manifest: Json) -> str:
         async with kube_objects.making_pod(self.namespace, manifest) as made:
             self._pod_uid = made["metadata"]["uid"]
-            url = await self._until_running(made, self.start_timeout - 5)
+            url = await self._until_running(made, self.run_timeout)
             await self.wait_for_answer(url)
             return url
 
@@ -258,7 +258,7 @@ class KubernetesSpawner(AnsweringSpawner):
             self.pvc_name, self.home_kind = home, "person"
         self.log.info("%s was starting when the hub ended; its pod is taken over", self._log_name)
         try:
-            url = await self._until_running(pod, self.start_timeout)
+            url = await self._until_running(pod, self.run_timeout)
         except PodEnded:
             return False
         host, _, port = url.removeprefix("http://").rpartition(":")

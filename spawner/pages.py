@@ -169,7 +169,9 @@ class PageData:
         """The form for the server that the address of the spawn page names."""
         name = server_name(url)
         spawner = user.get_spawner(name)
-        options = dict(spawner.orm_spawner.user_options or {})
+        # JupyterHub has kept what the latest start asked for, though it may have been refused.
+        kept = spawner.orm_spawner.user_options or {}
+        options = {name: value for name, value in kept.items() if isinstance(value, str)}
         profiles = await self.profiles(user)
         able = [p["slug"] for p in profiles if p["studovna"]["unavailable"] is None]
         default = next((p["slug"] for p in profiles if p["default"]), "")

@@ -29,6 +29,7 @@ from studovna.text import Text
 T = TypeVar("T")
 
 CALL_SECONDS = 120.0
+PULL_SECONDS = 3600.0
 
 _NO_IMAGE = re.compile(
     r"image not known|manifest unknown|name unknown|repository \S+ not found|not found: manifest"
@@ -163,8 +164,8 @@ class Caller:
         return out.decode(errors="replace")
 
     async def pull(self, image: str) -> None:
-        """Fetch an image, however long that takes. Raises PodmanError."""
-        await self.podman.arun("pull", "--quiet", image, timeout=None)
+        """Fetch an image, but not for ever: a registry may stop sending. Raises PodmanError."""
+        await self.podman.arun("pull", "--quiet", image, timeout=PULL_SECONDS)
 
     async def files(self, operation: str, *arguments: Any) -> Any:
         """An operation of podman_files, where it has the rights: here, or in podman's namespace.

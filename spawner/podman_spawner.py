@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -11,6 +12,7 @@ from spawner.answering import SERVER_CONTAINER, AnsweringSpawner
 from spawner.engine import Claim, Engine, EngineError, PodExists, PodState
 from spawner.machine import Machine
 from spawner.profile_list import Capabilities
+from spawner.refusals import StartRefused
 from studovna.text import Text
 
 
@@ -51,17 +53,34 @@ class PodmanSpawner(AnsweringSpawner):
         claims = [self.get_pvc_manifest()] if self.storage_pvc_ensure else []
         self._tell(Text("Creating the server"), 30)
         try:
-            try:
-                await self.engine.run(pod, claims, on_event=self._tell)
-            except PodExists:
-                # Left over from a start that the hub did not live to finish.
-                await self.end_pod(0)
-                await self.engine.run(pod, claims, on_event=self._tell)
+            await self._run(pod, claims)
             url = await self.engine.url(self.pod_name, self.port)
         except EngineError as error:
             raise self.refused(error) from error
         await self.wait_for_answer(url)
         return url
+
+    async def _run(self, pod: Any, claims: list[Any]) -> None:
+        """Run the pod within ``run_timeout``. Raises EngineError, StartRefused."""
+        try:
+            async with asyncio.timeout(self.run_timeout):
+                try:
+                    await self.engine.run(pod, claims, on_event=self._tell)
+                except PodExists:
+                    # Left over from a start that the hub did not live to finish.
+                    await self.end_pod(0)
+                    await self.engine.run(pod, claims, on_event=self._tell)
+        except TimeoutError:
+            raise StartRefused(
+                Text(
+                    "Your server was not ready to run within {minutes} minutes. Its last step was: "
+                    "{step}. An image that is being fetched is fetched on: start it again later.",
+                    minutes=round(self.run_timeout / 60),
+                    step=Text.from_json(self._events[-1]["text"]),
+                ),
+                reason="timeout",
+                status_code=504,
+            ) from None
 
     async def pod_state(self) -> PodState:
         return await self.engine.state(self.pod_name)

@@ -49,6 +49,11 @@ class ProfileSpawner(KubeSpawner):
         "person",
         help="Whose home is mounted: the person's, one of this server's own, or none.",
     )
+    run_timeout = Integer(
+        600,
+        config=True,
+        help="Seconds within which a server's pod has to run; fetching its images is part of it.",
+    )
     user_options: dict[str, Any]
     extra_pod_config: dict[str, Any]
     licences = List(Unicode(), help="The licence servers of the site that the server uses.")
@@ -92,7 +97,7 @@ class ProfileSpawner(KubeSpawner):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.reserved: Resources | None = None
         self.last_end: dict[str, Any] | None = None
-        self._events: list[dict[str, object]] = []
+        self._events: list[dict[str, Any]] = []
         self._events_changed = asyncio.Event()
         super().__init__(*args, **kwargs)
 
@@ -293,7 +298,7 @@ class ProfileSpawner(KubeSpawner):
 
     def _tell(self, sentence: Text, progress: int | None = None) -> None:
         """Add a sentence to the start's progress, which everyone who watches it reads."""
-        event: dict[str, object] = {**sentence.as_event(), "at": utcnow().isoformat()}
+        event: dict[str, Any] = {**sentence.as_event(), "at": utcnow().isoformat()}
         if progress is not None:
             event["progress"] = progress
         if len(self._events) < MAX_PROGRESS_EVENTS:

@@ -62,6 +62,18 @@ class RunningSite:
             trust_env=False,
         )
 
+    def signed_in(self, person: str, password: str | None = None) -> httpx.Client:
+        """The pages as this person's browser gets them after its sign-in."""
+        client = httpx.Client(base_url=self.url, timeout=60, trust_env=False, follow_redirects=True)
+        client.get("/hub/login")
+        form = {
+            "username": person,
+            "password": self.password() if password is None else password,
+            "_xsrf": client.cookies["_xsrf"],
+        }
+        client.post("/hub/login", data=form)
+        return client
+
     def start(self, person: str, name: str, options: dict[str, Any]) -> httpx.Client:
         """Start a server and wait until it answers; returns the person's client."""
         client = self.client(person)

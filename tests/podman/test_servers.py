@@ -86,6 +86,11 @@ def test_bad_options_are_refused_by_name(
     assert named in reply.json()["message"]
     assert "Traceback" not in reply.text
     assert site.server(client, "ivo", "bad") is None
+    # JupyterHub keeps what was asked for; the form that offers it again must not break on it.
+    browser = site.signed_in("ivo")
+    pages = [browser.get(f"/hub/{page}") for page in ("spawn/ivo/bad", "home")]
+    assert [page.status_code for page in pages] == [200, 200]
+    assert 'value="cpu"' in pages[0].text
 
 
 def test_an_image_that_does_not_exist_is_named(site: RunningSite) -> None:

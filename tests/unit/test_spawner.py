@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +16,17 @@ from jupyterhub.auth import Authenticator
 from jupyterhub.user import User
 from traitlets.config import Config
 
+from spawner import hub_config, podman_call
 from spawner.deployment import Deployment
 from spawner.engine import MISSING, Claim, Engine, EngineUnavailable, PodState
 from spawner.leftovers import LABELS, Leftovers, wanted_pods
 from spawner.pages import PageData
+from spawner.podman_engine import PodmanEngine
 from spawner.podman_spawner import PodmanSpawner
 from spawner.profile_list import Capabilities
 from spawner.refusals import StartRefused
+from studovna.podman import Podman
+from studovna.profile_schema import Profile
 from studovna.profiles import load_profiles
 from studovna.site import load_site
 from studovna.text import Text
@@ -36,7 +42,7 @@ class SmallEngine(Engine):
     def __init__(self) -> None:
         self.pods: dict[str, PodState] = {}
         self.homes: list[Claim] = []
-        self.broken = False
+        self.broken = self.pulling = False
 
     def _work(self) -> None:
         if self.broken:
@@ -46,6 +52,9 @@ class SmallEngine(Engine):
         self, pod: Any, claims: Any = (), on_event: Any = None, *, data: Any = ()
     ) -> None:
         self._work()
+        if self.pulling:
+            on_event(Text("Fetching the image {image}", image="quay.io/a/large:1"))
+            await asyncio.sleep(60)
         self.pods[pod.metadata.name] = PodState("Running", labels=pod.metadata.labels)
 
     async def state(self, name: str) -> PodState:
@@ -206,3 +215,37 @@ async def test_a_servers_home_of_before_is_found_again(make_user: MakeUser) -> N
     spawner.engine.broken = True
     with pytest.raises(StartRefused, match="Podman is broken"):
         await spawner._home_name()
+
+
+async def test_a_start_that_takes_too_long_says_what_it_was_at(make_user: MakeUser) -> None:
+    spawner = make_user("ana").spawner
+    spawner.engine.pulling = True
+    spawner._tell(Text("Creating the server"), 30)
+    spawner.run_timeout = 1
+    with pytest.raises(StartRefused) as refusal:
+        await spawner._run(None, [])
+    assert "Fetching the image quay.io/a/large:1." in refusal.value.jupyterhub_message
+    assert refusal.value.status_code == 504
+
+
+def test_jupyterhubs_own_limit_is_later_than_ours_together(make_user: MakeUser) -> None:
+    deployment = make_user("ana").spawner.deployment
+    slow = Profile.model_validate({
+        "title": "Slow", "image": "lab", "cpu": {"request": 1, "limit": 1}, "home": "none",
+        "memory": {"request": "1G", "limit": "1G"}, "answer_seconds": 1800,
+    })  # fmt: skip
+    c = Config()
+    hub_config.configure_spawner(c, replace(deployment, profiles={"slow": slow}))
+    assert c.ProfileSpawner.start_timeout > c.ProfileSpawner.run_timeout + 1800
+
+
+async def test_a_pull_that_stalls_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    podman = tmp_path / "podman"
+    podman.write_text("#!/bin/sh\nexec sleep 60\n")
+    podman.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(podman_call, "PULL_SECONDS", 0.2)
+    engine = PodmanEngine(Podman(tmp_path), "stalled")
+    with pytest.raises(EngineUnavailable, match="0.2 s"):
+        await engine._pull("quay.io/a/large:1", lambda _: None)
+    assert not engine._pulls
