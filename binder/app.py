@@ -258,6 +258,8 @@ class BinderHub(Application):
         podman = getattr(executor, "podman", None)
         if not isinstance(registry, DockerRegistry) or (podman is None and release() is None):
             return None
+        if not registry.embedded and podman is None:
+            return None
         self.folder.mkdir(parents=True, exist_ok=True)
         return Cleaner(
             registry,

@@ -123,6 +123,11 @@ def parse_event_id(text: str) -> tuple[str, int, bool] | None:
     return (found[1], int(found[2]), found[3] is not None) if found else None
 
 
+def has_text(data: str) -> bool:
+    """Whether a serialised event may hold a sentence that can be translated."""
+    return '"text":' in data  # a quote in the message is escaped
+
+
 def sse(data: str, event_id: str = "") -> str:
     """One server-sent event. ``data`` is JSON, so it holds no line break."""
     return f"id: {event_id}\ndata: {data}\n\n" if event_id else f"data: {data}\n\n"

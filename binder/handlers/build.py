@@ -16,7 +16,7 @@ from studovna.text import Text
 
 from ..builds import Build
 from ..errors import BinderError, Refused
-from ..events import FINAL_PHASES, Event, EventLog, event, failed, parse_event_id, sse
+from ..events import FINAL_PHASES, Event, EventLog, event, failed, has_text, parse_event_id, sse
 from ..launcher import LaunchRequest
 from ..service import Link
 from ..tokens import check_build_token
@@ -197,7 +197,8 @@ class BuildHandler(BaseHandler):
                 data = log.events[position]
                 position += 1
                 last = log.closed and position == len(log.events)
-                if last or not english:
+                # A program's output needs no translation, and is most of a log.
+                if last or (not english and has_text(data)):
                     new = json.loads(data)
                     new = change(new) if change and last else new
                     self._ended = new.get("phase") in FINAL_PHASES
