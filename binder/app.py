@@ -42,6 +42,7 @@ from .providers import PROVIDERS, AddressRules, RepoProvider
 from .ratelimit import RateLimiter
 from .registry import DockerRegistry
 from .service import BinderService
+from .starting import host_to_listen_on
 from .store import BuildStore
 from .tokens import GitTokens
 
@@ -342,7 +343,8 @@ class BinderHub(Application):
         server = HTTPServer(self.web, xheaders=True, trusted_downstream=["127.0.0.1", "::1"])
         if self.before_listening is not None:
             self.before_listening()
-        server.listen(address.port or self.port, address.hostname or "127.0.0.1")
+        host = host_to_listen_on(address.hostname or "127.0.0.1")
+        server.listen(address.port or self.port, host)  # without a host: of both families
         self.log.info("Binder listens on port %s", address.port or self.port)
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
