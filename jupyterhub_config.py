@@ -4,6 +4,7 @@ from binder import hub_config as binder_config
 from spawner import cluster_config, hub_config, leftovers
 from spawner.deployment import deployment
 from spawner.machine import Machine, gpus
+from studovna.hub_log import log_file
 from studovna.images import build_commands
 from studovna.paths import ROOT, site_file, site_id, state_dir
 from studovna.release import this_release
@@ -44,7 +45,7 @@ else:
         binder_config.image_prefix(shared),
         build_commands(ROOT / "images"),
     )
-    leftovers.watch(PodmanSpawner.engine)
+    leftovers.watch(PodmanSpawner.engine, log_file(shared.state_dir))
     c.JupyterHub.spawner_class = PodmanSpawner
     hub_config.configure_hub(c, shared, PodmanSpawner.engine.hub_address())
     hub_config.configure_proxy(c, shared)

@@ -12,6 +12,7 @@ from spawner.engine import EngineError, PodState
 from spawner.refusals import StartRefused
 from spawner.spawner import ProfileSpawner
 from studovna.text import Text
+from studovna.units import format_size
 
 SERVER_CONTAINER = "notebook"
 LOG_LINES = 15
@@ -122,9 +123,12 @@ class AnsweringSpawner(ProfileSpawner):
             )
         if container.oom_killed:
             return Text(
-                "Your server used more memory than its limit of {limit} GB and was ended by the "
+                "Your server used more memory than its limit of {limit} and was ended by the "
                 "machine. Your home is kept; start it again with a larger size.",
-                limit=round((self.mem_limit or 0) / 1e9, 1),
+                # What the server got: after a restart of the hub the traits are the defaults.
+                limit=format_size(
+                    self.reserved.memory_limit if self.reserved else int(self.mem_limit or 0)
+                ),
             )
         if container.exit_code == 137:
             return Text("Your server was killed from outside. Your home is kept; start it again.")

@@ -6,7 +6,7 @@ cullers, each with the servers that are its own.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from studovna.site import Site
@@ -28,8 +28,27 @@ def idle_seconds(site: Site, kind: Kind) -> float | None:
     return None if site.servers.idle_hours is None else site.servers.idle_hours * 3600
 
 
-def may_cull(kind: Kind, limit: float, server: dict[str, Any], inactive: timedelta | None) -> bool:
-    """Whether this culler stops this server now."""
-    if kind_of(server) != kind or inactive is None:
+def oldest_seconds(site: Site, kind: Kind) -> float | None:
+    """After how many seconds such a server is culled however much it is used; None: never."""
+    hours = site.servers.max_age_hours
+    return None if kind == "binder" or hours is None else hours * 3600
+
+
+def may_cull(
+    kind: Kind,
+    limit: float | None,
+    oldest: float | None,
+    server: dict[str, Any],
+    inactive: timedelta | None,
+) -> bool:
+    """Whether this culler stops this server now, after ``limit`` or ``oldest`` seconds.
+
+    The culler's own ``max_age`` asks nobody, and would end the other culler's servers too.
+    """
+    if kind_of(server) != kind:
         return False
-    return inactive.total_seconds() >= limit
+    if oldest is not None and server.get("started"):
+        age = datetime.now(UTC) - datetime.fromisoformat(server["started"])
+        if age.total_seconds() >= oldest:
+            return True
+    return limit is not None and inactive is not None and inactive.total_seconds() >= limit

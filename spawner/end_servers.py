@@ -9,10 +9,11 @@ import asyncio
 import sys
 from pathlib import Path
 
+from spawner.engine import EngineError
 from spawner.podman_engine import PodmanEngine
 from spawner.podman_network import remove_hub_address
 from studovna.paths import site_id
-from studovna.podman import Podman
+from studovna.podman import Podman, PodmanError
 
 GRACE = 10.0
 """Seconds that a server gets to save."""
@@ -42,4 +43,11 @@ def end_servers(state: Path) -> int:
 
 
 if __name__ == "__main__":
-    print(end_servers(Path(sys.argv[1]).resolve()))
+    try:
+        print(end_servers(Path(sys.argv[1]).resolve()))
+    except PodmanError as error:
+        sys.exit(error.text)
+    except EngineError as error:
+        sys.exit(error.sentence)
+    except OSError as error:
+        sys.exit(str(error))

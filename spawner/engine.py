@@ -263,6 +263,12 @@ class Engine(abc.ABC):
         """The claims that have all these labels, by name; `measured`: with their sizes, where they
         are known."""
 
+    async def tidy(self) -> None:  # noqa: B027 - most engines have nothing to do
+        """Finish what a process that was killed left half done; called once, by the hub, at start.
+
+        No-op where nothing of that kind can be left.
+        """
+
     @abc.abstractmethod
     def hub_address(self) -> str:
         """An address of this machine that every pod reaches, for the hub to listen on.

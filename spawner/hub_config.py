@@ -9,14 +9,15 @@ from typing import Any
 
 from spawner import handlers, pages
 from spawner.deployment import Deployment
+from spawner.shared_password import in_ascii
 from studovna.auth import OpenIDConnect
 from studovna.paths import ROOT
 from studovna.profile_rules import ways
+from studovna.release import HUB_PORT
 from studovna.secrets import read_secret
 from studovna.site import Site
 from studovna.text import Text
 
-HUB_PORT = 8081
 ANSWER_SECONDS = 120
 SIGNED_IN_DAYS = 1  # with OpenID Connect: how long groups can be those of before
 
@@ -65,9 +66,10 @@ def configure_auth(c: Any, deployment: Deployment) -> None:
     if isinstance(site.auth, OpenIDConnect):
         _configure_openid_connect(c, site, site.auth)
     else:
-        c.JupyterHub.authenticator_class = "shared-password"
-        c.SharedPasswordAuthenticator.user_password = read_secret(state, "password-people")[0]
-        c.SharedPasswordAuthenticator.admin_password = read_secret(state, "password-admin")[0]
+        c.JupyterHub.authenticator_class = "spawner.shared_password.SharedPassword"
+        people, admins = (read_secret(state, f"password-{who}")[0] for who in ("people", "admin"))
+        c.SharedPasswordAuthenticator.user_password = in_ascii(people)
+        c.SharedPasswordAuthenticator.admin_password = in_ascii(admins)
         c.Authenticator.allow_all = True
     c.Authenticator.admin_users = set(site.auth.admins)
     c.Authenticator.username_pattern = rf"\A(?:{site.auth.username_pattern})\Z"

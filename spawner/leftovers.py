@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from jupyterhub import orm
 from jupyterhub.app import JupyterHub
 
 from spawner.engine import Engine, EngineError
+from studovna.hub_log import begin_anew
 
 log = logging.getLogger("jupyterhub.studovna")
 
@@ -22,10 +24,14 @@ SOON = 3.0
 
 
 class Leftovers:
-    """Ends what nobody has; ``wanted`` tells the names of the pods that servers have."""
+    """Ends what nobody has; ``wanted`` tells the names of the pods that servers have.
 
-    def __init__(self, engine: Engine, wanted: Callable[[], set[str]]) -> None:
+    The hub's ``log`` is kept from growing without end as well.
+    """
+
+    def __init__(self, engine: Engine, wanted: Callable[[], set[str]], log: Path) -> None:
         self._engine = engine
+        self._log = log
         self._wanted = wanted
         self._seen: set[str] = set()
 
@@ -44,11 +50,16 @@ class Leftovers:
             log.error("Servers' pods cannot be looked through: %s", error.sentence)
 
     async def run(self) -> None:
-        """Sweep for ever."""
+        """Tidy what the process before left, then sweep for ever."""
+        try:
+            await self._engine.tidy()
+        except EngineError as error:
+            log.error("What was half erased is still there: %s", error.sentence)
         while True:
             await asyncio.sleep(SOON if self._seen else INTERVAL)
             try:
                 await self.sweep()
+                await asyncio.to_thread(begin_anew, self._log)
             except Exception:
                 log.exception("Servers' pods could not be looked through")
 
@@ -65,12 +76,12 @@ def wanted_pods(app: Any) -> set[str]:
 _tasks: set[asyncio.Task[None]] = set()
 
 
-def watch(engine: Engine) -> None:
+def watch(engine: Engine, log: Path) -> None:
     """Sweep as long as this hub runs; no-op where its configuration is only read."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return
     _tasks.add(
-        loop.create_task(Leftovers(engine, lambda: wanted_pods(JupyterHub.instance())).run())
+        loop.create_task(Leftovers(engine, lambda: wanted_pods(JupyterHub.instance()), log).run())
     )

@@ -23,6 +23,7 @@ from studovna.podman import PodmanError
 
 log = logging.getLogger("jupyterhub.studovna")
 
+DOOMED = ".erased-"
 MEASURE_SECONDS = 10.0
 """How long one claim may take to be measured."""
 PATIENCE = 2.0
@@ -63,10 +64,16 @@ class Claims:
     async def erase(self, name: str) -> None:
         """Delete a claim that nobody mounts. Raises OSError, PodmanError."""
         # Out of the way in one step: what is half deleted must not be mounted by the next pod.
-        doomed = self._folder / f".erased-{name}-{os.urandom(4).hex()}"
+        doomed = self._folder / f"{DOOMED}{name}-{os.urandom(4).hex()}"
         (self._folder / name).rename(doomed)
         self._sizes.forget(name)
         await self._caller.files("erase", str(doomed))
+
+    async def erase_doomed(self) -> None:
+        """Go on where a process that was erasing was killed. Raises OSError, PodmanError."""
+        for doomed in sorted(self._folder.glob(f"{DOOMED}*")):
+            log.warning("%s was being erased when the hub ended; erasing goes on", doomed.name)
+            await self._caller.files("erase", str(doomed))
 
     async def find(self, labels: Mapping[str, str], measured: bool = True) -> list[Claim]:
         """The claims with all these labels; their sizes as far as they are known by now."""

@@ -105,6 +105,7 @@ class PodmanEngine(Engine):
         self._claims = Claims(state / "claims", self._caller)
         self._watcher = Watcher(self._caller, site, self._pods_folder)
         self._starting: dict[str, tuple[asyncio.Task[None], Plan]] = {}
+        self._gpu_questions: list[set[str]] = []
         self._pulls: dict[str, asyncio.Task[None]] = {}
         self._pods_folder.mkdir(parents=True, exist_ok=True)
         self._pods_folder.chmod(0o700)
@@ -133,6 +134,8 @@ class PodmanEngine(Engine):
             raise PodExists(Text("There is a pod {pod} already.", pod=plan.name))
         task = asyncio.create_task(self._run(plan, requests, on_event or (lambda _: None)))
         self._starting[plan.name] = (task, plan)
+        for used in self._gpu_questions:
+            used.update(plan.gpus)
         try:
             await task
         except asyncio.CancelledError:
@@ -153,8 +156,13 @@ class PodmanEngine(Engine):
         """The CDI names of the GPUs that no pod of the site has."""
         if not self._settings.gpus:
             return ()
-        used = {gpu for one in (await self._pods()).values() for gpu in one.gpus}
-        used |= {gpu for _, plan in self._starting.values() for gpu in plan.gpus}
+        # A start may begin, or be over, after podman has looked and before it has answered.
+        used = {gpu for _, plan in self._starting.values() for gpu in plan.gpus}
+        self._gpu_questions.append(used)
+        try:
+            used |= {gpu for one in (await self._pods()).values() for gpu in one.gpus}
+        finally:
+            self._gpu_questions = [one for one in self._gpu_questions if one is not used]
         return tuple(gpu for gpu in self._settings.gpus if gpu not in used)
 
     async def _run(
@@ -566,6 +574,15 @@ class PodmanEngine(Engine):
                 os.kill(process, signal.SIGTERM)
 
     # --- claims ---------------------------------------------------------------------------------
+
+    async def tidy(self) -> None:
+        """Erase what was to be erased for ever when the process was killed."""
+        try:
+            await self._claims.erase_doomed()
+        except PodmanError as error:
+            raise meaning(error) from error
+        except OSError as error:
+            raise _disk_error(error) from error
 
     async def erase_claim(self, name: str) -> None:
         if not self._claims.exists(name):

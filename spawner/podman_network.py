@@ -11,18 +11,18 @@ import ipaddress
 import json
 import os
 import re
-import socket
 import subprocess  # noqa: S404 - argv lists only, never a shell
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from spawner import podman_guard
 from spawner.engine import EngineUnavailable
 from spawner.podman_call import Caller, meaning, uninterrupted
 from spawner.podman_translate import LABEL_SITE
 from studovna.podman import Podman, PodmanError
-from studovna.system import find_program
+from studovna.system import find_program, primary_address
 from studovna.text import Text
 
 _NETWORKS = Path("/etc/containers/networks")
@@ -35,7 +35,8 @@ class Networks:
     def __init__(self, caller: Caller, site: str) -> None:
         self._caller = caller
         self._site = site
-        self._locks: dict[str, asyncio.Lock] = {}
+        # One of a network as long as somebody has it in hand.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._users: dict[str, int] = {}
         self._interfaces: dict[str, str] = {}
 
@@ -140,7 +141,12 @@ def hub_address(podman: Podman, site: str) -> str:
     root no address can be made: the one of this machine that packets to the world leave from.
     """
     if os.geteuid() != 0:
-        return _primary_address()
+        address = primary_address()
+        if address is None:
+            raise EngineUnavailable(
+                Text("This machine has no network address that pods could reach the hub at.")
+            )
+        return address
     name = f"{site}-hub"
     try:
         try:
@@ -186,18 +192,3 @@ def _ip(*args: str, but: str = "") -> None:
             Text("The hub's address cannot be made: {said}", said=done.stderr.strip()),
             " ".join(("ip", *args)),
         )
-
-
-def _primary_address() -> str:
-    """What a packet to the world would have as its source; connecting UDP sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-            address = str(probe.getsockname()[0])
-        except OSError:
-            address = ""
-    if not address or ipaddress.ip_address(address).is_loopback:
-        raise EngineUnavailable(
-            Text("This machine has no network address that pods could reach the hub at.")
-        )
-    return address

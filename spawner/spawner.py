@@ -9,6 +9,7 @@ from typing import Any
 from jupyterhub.utils import utcnow
 from kubespawner import KubeSpawner
 from kubespawner.slugs import is_valid_label, safe_slug
+from tornado import web
 from traitlets import Bool, Dict, Enum, Instance, Integer, List, Unicode, default
 
 from spawner.deployment import Deployment
@@ -190,17 +191,39 @@ class ProfileSpawner(KubeSpawner):
             return ""
         if self.home_kind == "person":
             return str(self._expand_user_properties("home-{username}"))
-        # What servers' homes were named first, which "of-ana" and a server of ana's shared.
-        old = str(self._expand_user_properties("home-of-{user_server}"))
         try:
-            homes = await self.homes(measured=False)
+            there = await self._own_homes()
         except EngineError as error:
             raise StartRefused(
                 error.sentence, reason="engine", detail=error.detail, status_code=500
             ) from error
-        if old in {home.name for home in homes}:
-            return old
-        return str(self._expand_user_properties("server-home-{user_server}"))
+        return there[0] if there else str(self._expand_user_properties("server-home-{user_server}"))
+
+    async def _own_homes(self) -> list[str]:
+        """The home of this server's own, if there is one. Raises EngineError."""
+        # What servers' homes were named first, which "of-ana" and a server of ana's shared.
+        templates = ("home-of-{user_server}", "server-home-{user_server}")
+        names = [str(self._expand_user_properties(template)) for template in templates]
+        there = {home.name for home in await self.homes(measured=False)}
+        return [name for name in names if name in there]
+
+    async def rename(self, old_name: str, new_name: str) -> None:
+        """Refuse a name under which the server would not find its home again."""
+        try:
+            there = await self._own_homes()
+        except EngineError as error:
+            raise web.HTTPError(503, str(error.sentence)) from error
+        if there:
+            raise web.HTTPError(
+                409,
+                str(
+                    Text(
+                        "This server has a home of its own, {home}, which is named after it. "
+                        "Change its display_name instead.",
+                        home=there[0],
+                    )
+                ),
+            )
 
     def _apply_volumes(self) -> None:
         volumes: list[dict[str, Any]] = [

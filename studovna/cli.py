@@ -15,6 +15,7 @@ from rich.console import Console
 
 from studovna import hub_process, paths
 from studovna.hub_api import new_token
+from studovna.hub_log import log_file
 from studovna.images import BuildError
 from studovna.images_cli import images_app
 from studovna.podman import PodmanError
@@ -23,6 +24,7 @@ from studovna.schema import write_schemas
 from studovna.site import check as check_site
 from studovna.site import load_site
 from studovna.system import MissingPackages
+from studovna.text import Text
 from studovna.up import load_checked
 from studovna.up import up as bring_up
 
@@ -55,6 +57,10 @@ def told() -> Iterator[None]:
     except (PodmanError, BuildError) as error:
         errors.print(error.text, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
+    except OSError as error:
+        file = f"{error.filename}: " if error.filename else ""
+        errors.print(f"{file}{error.strerror or error}", markup=False, highlight=False)
+        raise typer.Exit(1) from None
     except subprocess.CalledProcessError as error:
         command = " ".join(map(str, error.cmd))
         errors.print(
@@ -77,8 +83,8 @@ def down(
     servers: Annotated[bool, typer.Option("--servers", help="End people's servers too.")] = False,
 ) -> None:
     """End the hub. People's servers go on, and the next start finds them again."""
-    state = paths.state_dir()
     with told():
+        state = paths.state_dir()
         ran = hub_process.stop(state)
         ended = end_servers(state) if servers else 0
     print("The hub is down." if ran else "No hub was running.")
@@ -87,19 +93,24 @@ def down(
 
 
 def end_servers(state: Path) -> int:
-    """End this site's pods, giving each some seconds to save; how many there were.
+    """End this site's pods, giving each some seconds to save; how many there were. Raises HubError.
 
     The engine stands above this package, so it is a program of its own that does it.
     """
     argv = [sys.executable, "-m", "spawner.end_servers", str(state)]
-    done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, cwd=paths.ROOT)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=paths.ROOT)
+    if done.returncode:
+        raise hub_process.HubError(
+            Text("People's servers could not be ended. {said}", said=done.stderr.strip())
+        )
     return int(done.stdout)
 
 
 @app.command()
 def logs() -> None:
     """Follow the log of the hub, the proxy and the services; Ctrl-C ends only the following."""
-    log = hub_process.log_file(paths.state_dir())
+    with told():
+        log = log_file(paths.state_dir())
     if not log.exists():
         errors.print("There is no log yet: start the service with make up.")
         raise typer.Exit(1)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import psutil
 
+from studovna.hub_log import begin_anew, log_file
 from studovna.paths import ROOT
+from studovna.release import HUB_PORT
 from studovna.site import Site
-from studovna.system import search_path
+from studovna.system import primary_address, search_path
 from studovna.text import Text
 
 MARKER = "STUDOVNA_RUN"
@@ -33,11 +37,6 @@ class HubError(Exception):
         super().__init__(sentence)
 
 
-def log_file(state: Path) -> Path:
-    """Where the hub, the proxy and the services write."""
-    return state / "log" / "hub.log"
-
-
 def processes(state: Path) -> list[psutil.Process]:
     """The hub, proxy and services of this state folder, whoever started them."""
     found = []
@@ -48,6 +47,39 @@ def processes(state: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def marks(site: Site, state: Path) -> dict[str, str]:
+    """The environment by which a site's processes are known, and know what they are for."""
+    return {
+        MARKER: str(state),
+        "STUDOVNA_HOME": str(state),
+        "STUDOVNA_SITE": str(site.file.resolve()),
+    }
+
+
+def site_of(running: list[psutil.Process]) -> Path | None:
+    """The settings file that these were started with; None when none says so."""
+    for process in running:
+        try:
+            file = process.environ().get("STUDOVNA_SITE")
+        except psutil.Error:
+            continue
+        if file:
+            return Path(file)
+    return None
+
+
+@contextlib.contextmanager
+def alone(state: Path, wait: Callable[[], None]) -> Iterator[None]:
+    """Nobody else brings up this state folder; ``wait`` is called when somebody does just now."""
+    with (state / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def local_url(site: Site) -> str:
@@ -66,10 +98,22 @@ def answers(site: Site) -> bool:
     return reply.status_code == 200
 
 
-def require_free_ports(site: Site) -> None:
-    """Raise ``HubError`` when another program listens where the proxy is to listen."""
+CHOOSE = Text("End that program, or choose another port: bind: in the site file.")
+NEEDED = Text("The hub needs this one for its servers: end that program.")
+NAMED = Text("Binder's images are named after this port of their registry: end that program.")
+
+
+def require_free_ports(site: Site, state: Path) -> None:
+    """Raise ``HubError`` when another program listens where a part of the site is to listen."""
     host, port = site.bind_address
-    for address, number in ((host, port), ("127.0.0.1", port + 1)):
+    wanted = [(host, port, CHOOSE), ("127.0.0.1", port + 1, CHOOSE)]
+    if site.binder.enabled:
+        wanted.append(("127.0.0.1", port + 2, CHOOSE))
+    if site.binder.enabled and site.registry is None:
+        with contextlib.suppress(OSError, ValueError):
+            wanted.append(("127.0.0.1", int((state / "registry" / "port").read_text()), NAMED))
+    wanted.append((_hub_address(), HUB_PORT, NEEDED))
+    for address, number, remedy in wanted:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,15 +122,25 @@ def require_free_ports(site: Site) -> None:
             except OSError as error:
                 raise HubError(
                     Text(
-                        "Port {port} on {address} cannot be used ({reason}){owner}. End that "
-                        "program, or choose another port: bind: in {file}.",
+                        "Port {port} on {address} cannot be used ({reason}){owner}. {remedy} "
+                        "({file})",
                         port=number,
                         address=address,
                         reason=error.strerror,
                         owner=_owner(number),
+                        remedy=remedy,
                         file=site.file,
                     )
                 ) from error
+
+
+def _hub_address() -> str:
+    """Where to look whether the hub will have its port.
+
+    Without root it listens on the machine's address. As root it has an address of its own, which is
+    made later: only who listens on all addresses is in its way, and so in the way of this one.
+    """
+    return "127.8.0.81" if os.geteuid() == 0 else primary_address() or "127.8.0.81"
 
 
 def _owner(port: int) -> str:
@@ -109,11 +163,10 @@ def start(site: Site, state: Path, waiting: Callable[[str], None]) -> None:
     """
     log = log_file(state)
     log.parent.mkdir(parents=True, exist_ok=True)
+    begin_anew(log)
     environment = {
         **os.environ,
-        MARKER: str(state),
-        "STUDOVNA_HOME": str(state),
-        "STUDOVNA_SITE": str(site.file.resolve()),
+        **marks(site, state),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{search_path()}",
     }
     with log.open("ab") as output:

@@ -207,14 +207,20 @@ def _last_line(stderr: str) -> str:
 
 def enforcement(rootless: bool, cgroups: int, controllers: Sequence[str]) -> tuple[bool, Text]:
     """Whether memory and CPU limits of pods hold on this machine, and if not, why."""
+    missing = [name for name in ("cpu", "memory") if name not in controllers]
     if not rootless:
-        return True, Text("")
+        if not missing:
+            return True, Text("")
+        return False, Text(
+            "Limits on {missing} are not enforced: this machine does not offer these controllers. "
+            "In a container, give it cgroups of its own; else the kernel was booted without them.",
+            missing=", ".join(missing),
+        )
     if cgroups == 1:
         return False, Text(
             "Memory and CPU limits are not enforced: podman without root cannot use cgroups v1. "
             "Start the service as root, or boot with systemd.unified_cgroup_hierarchy=1."
         )
-    missing = [name for name in ("cpu", "memory") if name not in controllers]
     if missing:
         return False, Text(
             "Limits on {missing} are not enforced: systemd does not delegate these controllers to "

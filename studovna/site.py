@@ -84,7 +84,8 @@ class Storage(Settings):
     """Where homes live."""
 
     home_size: Memory = 10 * GIB
-    """The size of a new home."""
+    """The size of a new home. A cluster's storage holds people to it; with podman it is only noted,
+    and who fills the disk of the machine fills it for everyone."""
     storage_class: str | None = Field(
         default=None,
         alias="class",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
+import socket
 import subprocess
 from collections import deque
 from collections.abc import Callable
@@ -110,6 +112,17 @@ def follow(
             said.append(text.rstrip())
             line(said[-1])
     return process.returncode, list(said)
+
+
+def primary_address() -> str | None:
+    """This machine's address on the network; None without one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # what would leave from there; UDP sends nothing yet
+            address = str(probe.getsockname()[0])
+        except OSError:
+            return None
+    return None if ipaddress.ip_address(address).is_loopback else address
 
 
 def ca_bundle() -> Path | None:

@@ -92,13 +92,35 @@ def up(site_file: Path, state: Path, console: Console, *, build_others: bool = T
     sentence that says what to do.
     """
     site, profiles = load_checked(site_file)
-    if hub_process.processes(state):
+
+    def wait() -> None:
+        console.print("Waiting for another make up in this folder …")
+
+    with hub_process.alone(state, wait):
+        _up(site, profiles, state, console, build_others)
+
+
+def _up(
+    site: Site, profiles: dict[str, Profile], state: Path, console: Console, build_others: bool
+) -> None:
+    if running := hub_process.processes(state):
+        other = hub_process.site_of(running)
+        if other is not None and other != site.file.resolve():
+            raise hub_process.HubError(
+                Text(
+                    "The hub of {other} runs in {state}. End it first (make down), or give this "
+                    "site a state folder of its own: STUDOVNA_HOME=FOLDER make up SITE={file}",
+                    other=other,
+                    state=state,
+                    file=site.file,
+                )
+            )
         if hub_process.answers(site):
             _greet(site, state, console)
             return
         with step(console, "Ending what is left of a hub that does not answer"):
             hub_process.stop(state)
-    hub_process.require_free_ports(site)
+    hub_process.require_free_ports(site, state)
     install_system(console)
     install_proxy(console)
     podman = Podman(state)
@@ -113,10 +135,10 @@ def up(site_file: Path, state: Path, console: Console, *, build_others: bool = T
         images = {image for profile in profiles.values() for image in own_images(profile)}
         images |= {"builder"} if site.binder.enabled else set()
         if wanted := wanted_images(podman, images):
-            _build_in_background(state, wanted)
+            _build_in_background(site, state, wanted)
 
 
-def _build_in_background(state: Path, images: list[str]) -> None:
+def _build_in_background(site: Site, state: Path, images: list[str]) -> None:
     """Build the images that the first start does not need, at the lowest priority."""
     log = state / "log" / "images" / "background.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +147,7 @@ def _build_in_background(state: Path, images: list[str]) -> None:
         subprocess.Popen(
             ["nice", "-n", "19", *build],
             cwd=ROOT,
-            env={**os.environ, "STUDOVNA_HOME": str(state), hub_process.MARKER: str(state)},
+            env={**os.environ, **hub_process.marks(site, state)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

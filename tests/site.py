@@ -21,6 +21,7 @@ from rich.console import Console
 from spawner.end_servers import end_servers
 from studovna import hub_process
 from studovna.hub_api import new_token
+from studovna.hub_log import log_file
 from studovna.paths import ROOT, site_id
 from studovna.podman import Podman
 from studovna.secrets import read_secret
@@ -62,17 +63,18 @@ class RunningSite:
             trust_env=False,
         )
 
-    def signed_in(self, person: str, password: str | None = None) -> httpx.Client:
+    def signed_in(self, person: str) -> httpx.Client:
         """The pages as this person's browser gets them after its sign-in."""
+        client, page = self.sign_in(person, self.password())
+        assert page.status_code == 200, page.text
+        return client
+
+    def sign_in(self, person: str, password: str) -> tuple[httpx.Client, httpx.Response]:
+        """What a browser has and shows after this name and password."""
         client = httpx.Client(base_url=self.url, timeout=60, trust_env=False, follow_redirects=True)
         client.get("/hub/login")
-        form = {
-            "username": person,
-            "password": self.password() if password is None else password,
-            "_xsrf": client.cookies["_xsrf"],
-        }
-        client.post("/hub/login", data=form)
-        return client
+        form = {"username": person, "password": password, "_xsrf": client.cookies["_xsrf"]}
+        return client, client.post("/hub/login", data=form)
 
     def start(self, person: str, name: str, options: dict[str, Any]) -> httpx.Client:
         """Start a server and wait until it answers; returns the person's client."""
@@ -131,7 +133,7 @@ class RunningSite:
 
     def log(self) -> str:
         """The operator's log."""
-        return hub_process.log_file(self.state).read_text(errors="replace")
+        return log_file(self.state).read_text(errors="replace")
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def test_a_server_starts_answers_and_stops(hub: ClusterHub, space: str) -> None:
         ("large", "No node of the cluster has enough free for what is asked for: cpu: 900"),
         ("elsewhere", "No node of the cluster is of the kind that is asked for: disk=fast"),
         ("crash", "ended by itself with exit code 3. Its last lines:\ncannot find my settings"),
-        ("eat", "used more memory than its limit of 0.1 GB"),
+        ("eat", "used more memory than its limit of 0.06 GB"),
     ],
 )
 def test_what_cannot_start_fails_soon_with_its_reason(

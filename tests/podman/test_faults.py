@@ -20,6 +20,7 @@ import pytest
 from studovna import hub_process
 from studovna.paths import ROOT
 from studovna.podman import Podman, PodmanError
+from studovna.secrets import read_secret
 from tests.site import RunningSite, running_site, wait_for, why_not
 
 CPU = {"profile": "cpu"}
@@ -85,7 +86,7 @@ def test_a_server_that_ends_says_its_exit_code_and_last_words(fragile: RunningSi
 def test_out_of_memory_is_said_as_such(fragile: RunningSite) -> None:
     message = failed_start(fragile, "ana", "greedy")
     assert "memory" in message
-    assert "0.1 GB" in message
+    assert "0.12 GB" in message
 
 
 def test_a_container_killed_from_outside_is_noticed_and_told(fragile: RunningSite) -> None:
@@ -212,6 +213,27 @@ def test_podman_that_breaks_while_the_hub_runs_is_told(fragile: RunningSite) -> 
     wait_for(lambda: not fragile.podman.run(*left), 60)
 
 
+def test_the_culler_stops_servers_that_are_too_old(fragile: RunningSite, tmp_path: Path) -> None:
+    client = fragile.start("old", "s", CPU)
+    file = tmp_path / "site.yaml"
+    file.write_text(f"profiles: {ROOT / 'profiles'}\nservers: {{max_age_hours: 0.0003}}\n")
+    culler = subprocess.Popen(
+        [sys.executable, "-m", "jupyterhub_idle_culler", "--config", ROOT / "culler_config.py"],
+        env={
+            **os.environ,
+            "STUDOVNA_CULL": "others",
+            "STUDOVNA_SITE": str(file),
+            "JUPYTERHUB_API_URL": f"{fragile.url}/hub/api",
+            "JUPYTERHUB_API_TOKEN": read_secret(fragile.state, "service-token-operator")[0],
+        },
+    )
+    try:
+        wait_for(lambda: fragile.server(client, "old", "s") is None, 30)
+    finally:
+        culler.terminate()
+        culler.wait(10)
+
+
 def studovna(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command as a newcomer calls it."""
     return subprocess.run(
@@ -282,3 +304,24 @@ def test_podman_broken_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(PodmanError) as refusal:
         Podman(tmp_path / "var").probe()
     assert "cannot open database" in refusal.value.text
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(f"profiles: {ROOT / 'profiles'}\n")
+    for command in (["up", "--site", str(site)], ["down"], ["logs"]):
+        done = studovna(*command, STUDOVNA_HOME=str(site / "var"))
+        assert done.returncode == 1
+        assert f"{site}" in done.stderr and "Not a directory" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_servers_that_cannot_be_ended_are_told(tmp_path: Path) -> None:
+    broken = tmp_path / "podman"
+    broken.write_text("#!/bin/sh\necho 'Error: cannot open database' >&2\nexit 125\n")
+    broken.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = studovna("down", "--servers", STUDOVNA_HOME=str(tmp_path / "var"), PATH=path)
+    assert done.returncode == 1
+    assert "could not be ended" in done.stderr and "cannot open database" in done.stderr
+    assert "Traceback" not in done.stderr

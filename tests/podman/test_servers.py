@@ -123,6 +123,14 @@ def test_two_starts_at_once_cannot_both_take_what_is_left(site: RunningSite) -> 
         wait_for(lambda: not client.get("/hub/api/users/tom").json()["servers"], 90)
 
 
+def test_a_wrong_password_is_told_whatever_its_letters(site: RunningSite) -> None:
+    for password in ("wrong", "žluťoučký kůň"):
+        _, page = site.sign_in("ana", password)
+        assert page.status_code == 403
+        assert 'id="login-error"' in page.text
+        assert "name and password do not" in page.text
+
+
 def test_people_cannot_reach_each_others_servers(site: RunningSite) -> None:
     site.start("ana", "private", CPU)
     bob = site.client("bob")

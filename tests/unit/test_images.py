@@ -212,7 +212,10 @@ def test_errors_say_what_to_do(stderr: str, said: str) -> None:
 
 
 def test_whether_limits_hold() -> None:
-    assert enforcement(False, 1, [])[0]
+    assert enforcement(False, 1, ["cpuset", "cpu", "cpuacct", "memory"])[0]
+    assert enforcement(False, 2, ["cpu", "memory", "pids"])[0]
+    assert "memory" in enforcement(False, 1, ["cpu"])[1]
+    assert not enforcement(False, 2, [])[0]
     assert enforcement(True, 2, ["cpu", "memory", "pids"])[0]
     assert "cgroups v1" in enforcement(True, 1, [])[1]
     assert "cpu" in enforcement(True, 2, ["memory", "pids"])[1]

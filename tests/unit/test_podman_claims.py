@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
 import pytest
 
 from spawner import podman_claims
+from spawner.leftovers import Leftovers
 from spawner.podman_claims import Sizes
-from studovna.podman import PodmanError
+from spawner.podman_engine import PodmanEngine
+from studovna.podman import Podman, PodmanError
 from studovna.text import Text
 
 
@@ -66,3 +70,19 @@ async def test_podman_that_breaks_hides_the_size_only() -> None:
     measure = Measure()
     measure.go.set()
     assert await Sizes(measure).of(["broken", "home-ana"]) == [None, 5]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root podman erases what is people's")
+async def test_what_was_half_erased_when_the_hub_was_killed_is_erased(tmp_path: Path) -> None:
+    engine = PodmanEngine(Podman(tmp_path), "killed")
+    half = tmp_path / "claims" / ".erased-home-ana-0badcafe"
+    kept = tmp_path / "claims" / "home-ana"
+    for folder in (half, kept):
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / "thesis").touch()
+    leftovers = asyncio.create_task(Leftovers(engine, set, tmp_path / "no.log").run())
+    async with asyncio.timeout(10):
+        while half.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    leftovers.cancel()
+    assert (kept / "data" / "thesis").exists()

@@ -14,16 +14,18 @@ import pytest
 from jupyterhub import orm
 from jupyterhub.auth import Authenticator
 from jupyterhub.user import User
+from tornado.web import HTTPError
 from traitlets.config import Config
 
 from spawner import hub_config, podman_call
 from spawner.deployment import Deployment
-from spawner.engine import MISSING, Claim, Engine, EngineUnavailable, PodState
+from spawner.engine import MISSING, Claim, ContainerState, Engine, EngineUnavailable, PodState
 from spawner.leftovers import LABELS, Leftovers, wanted_pods
 from spawner.pages import PageData
 from spawner.podman_engine import PodmanEngine
 from spawner.podman_spawner import PodmanSpawner
 from spawner.profile_list import Capabilities
+from spawner.quota import Resources
 from spawner.refusals import StartRefused
 from studovna.podman import Podman
 from studovna.profile_schema import Profile
@@ -152,7 +154,7 @@ async def test_a_stop_that_fails_is_told_and_its_pod_is_ended_later(make_user: M
     await spawner.stop()
     assert "could not be ended yet. Podman is broken." in spawner.get_state()["last_end"]["message"]
 
-    leftovers = Leftovers(engine, lambda: {"jupyter-eva"})
+    leftovers = Leftovers(engine, lambda: {"jupyter-eva"}, Path("no.log"))
     await leftovers.sweep()
     engine.broken = False
     await leftovers.sweep()
@@ -165,7 +167,7 @@ async def test_a_pod_whose_server_is_found_between_two_sweeps_lives(make_user: M
     engine = SmallEngine()
     engine.pods["jupyter-ana"] = PodState("Running", labels=LABELS)
     servers: set[str] = set()
-    leftovers = Leftovers(engine, lambda: servers)
+    leftovers = Leftovers(engine, lambda: servers, Path("no.log"))
     for wanted in ([], ["jupyter-ana"], [], ["jupyter-ana"]):
         servers.clear()
         servers.update(wanted)
@@ -249,3 +251,31 @@ async def test_a_pull_that_stalls_ends(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(EngineUnavailable, match="0.2 s"):
         await engine._pull("quay.io/a/large:1", lambda _: None)
     assert not engine._pulls
+
+
+async def test_out_of_memory_is_said_with_the_limit_after_a_restart_of_the_hub(
+    make_user: MakeUser,
+) -> None:
+    before = make_user("ana").spawner
+    before.reserved = Resources(1.0, 1.0, 2**29, 2**31)
+    after = make_user("ana").spawner
+    after.load_state(before.get_state())
+    killed = ContainerState("ended", exit_code=137, oom_killed=True)
+    sentence = await after.how_it_ended(PodState("Failed", {"notebook": killed}))
+    assert "its limit of 2 GB" in sentence
+
+
+async def test_a_server_with_a_home_of_its_own_keeps_its_name(make_user: MakeUser) -> None:
+    user = make_user("ana")
+    user.db.add(orm.Spawner(name="work", user=user.orm_user))
+    spawner = user.spawners["work"]
+    await spawner.rename("work", "play")
+    spawner.home_kind = "server"
+    home = Claim(await spawner._home_name(), 1, 1, datetime.now(UTC), spawner.home_labels())
+    spawner.engine.homes = [home]
+    with pytest.raises(HTTPError) as refusal:
+        await spawner.rename("work", "play")
+    assert refusal.value.status_code == 409
+    assert home.name in str(refusal.value)
+    # Another server of the same person has nothing to lose.
+    await user.spawner.rename("", "other")
