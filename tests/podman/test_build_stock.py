@@ -179,6 +179,12 @@ async def test_a_step_reaches_no_more_than_a_pod(place, executor, request_of):
     assert said(events).count("closed") == 2 and "reached" not in said(events)
 
 
+async def test_a_plan_that_a_repository_rewrites_makes_no_built_image_of_none(executor, request_of):
+    script = '#!/bin/sh\necho \'{"stock": {"template": "x"}}\' > /build/plan/plan.json\n'
+    request = request_of({"postBuild": script})
+    assert "ended without an image" in await refused(executor, request)
+
+
 async def test_one_that_never_ends_is_ended_with_all_its_processes(
     place, make_executor, request_of
 ):
