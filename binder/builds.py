@@ -74,10 +74,10 @@ class BuildRequest:
         return f"{PRIVATE} {self.repo_url}" if self.private_link else self.repo_url
 
     def to_dict(self) -> dict[str, Any]:
-        """For the store: everything but the credential."""
+        """For the store: everything but the credential, and whether there is one."""
         data = asdict(self)
         del data["credential"]
-        return data
+        return data | {"with_credential": self.credential is not None}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -235,7 +235,10 @@ class BuildQueue:
         self._ended: OrderedDict[str, Build] = OrderedDict()  # by name
 
     async def restore(self) -> None:
-        """After a restart: follow the builds that still exist, conclude the others as failed."""
+        """After a restart: follow the builds that still exist, and queue the others again.
+
+        One that needs a credential to be fetched has lost it, and is concluded as failed.
+        """
         found = await self.executor.running()
         for data in await self.store.unfinished():
             try:
@@ -245,18 +248,21 @@ class BuildQueue:
                 continue
             if request.image in self._active:
                 continue  # asked for again in the meantime
-            build = Build(request, self.log_limit)
-            self._active[request.image] = build
+            build = self._active[request.image] = Build(request, self.log_limit)
             if request.name in found:
                 app_log.info("Following %s of %s again", request.name, request.repo_url)
                 self._start(build)
-            else:
+            elif data.get("with_credential"):
                 interrupted = Text(
                     "The build of {url} was interrupted when the service restarted. Open the "
                     "link again to build it.",
                     url=request.repo_url,
                 )
                 await self._conclude(build, failed(interrupted))
+            else:
+                app_log.info("Queueing %s of %s again", request.name, request.repo_url)
+                self._wait(build)
+        self._next()
         for name in found - {build.name for build in self._active.values()}:
             app_log.warning("Ending the build %s: nothing is known of it", name)
             await self.executor.cancel(name)
@@ -283,8 +289,7 @@ class BuildQueue:
             )
         self._may_start(request.started_by)
         build = self._active[request.image] = Build(request, self.log_limit)
-        self._waiting.setdefault(request.started_by, deque()).append(build)
-        build.log.append(event("waiting", Text("Waiting for the build to start...")))
+        self._wait(build)
         self._next()
         try:
             await self.store.begin(request.name, request.to_dict())
@@ -343,6 +348,10 @@ class BuildQueue:
         for task in ending:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _wait(self, build: Build) -> None:
+        self._waiting.setdefault(build.request.started_by, deque()).append(build)
+        build.log.append(event("waiting", Text("Waiting for the build to start...")))
 
     def _remove_waiting(self, build: Build) -> None:
         mine = self._waiting.get(build.request.started_by)
