@@ -101,9 +101,9 @@ class BuildExecutor(LoggingConfigurable):
     appendix = Unicode("", help="Lines for the end of the Dockerfile, where one is used.").tag(
         config=True
     )
-    push_secret = Unicode(
-        "", help="The Kubernetes secret with the registry's push credential.", allow_none=True
-    ).tag(config=True)
+    push_secret = Unicode("", help="Known for BinderHub's sake.", allow_none=True).tag(
+        config=True, ignored="the registry's credential is in site.yaml, or registry_credentials"
+    )
     registry_credentials = Dict(
         help="The registry's push credential: {'registry', 'username', 'password'}."
     ).tag(config=True)
@@ -113,8 +113,8 @@ class BuildExecutor(LoggingConfigurable):
     memory_limit = Integer(0, help="Memory in bytes that a build may use; 0: no limit.").tag(
         config=True
     )
-    git_credentials = Unicode("", help="Known for BinderHub's sake: see RepoProvider.").tag(
-        config=True
+    git_credentials = Unicode("", help="Known for BinderHub's sake.").tag(
+        config=True, ignored="set RepoProvider.git_credentials"
     )
 
     @abstractmethod
@@ -149,19 +149,27 @@ class BuildExecutor(LoggingConfigurable):
 
 
 class KubernetesBuildExecutor(BuildExecutor):
-    """The options that BinderHub gives to builds in pods. Where ours runs them is in the site."""
+    """BinderHub's options for builds in pods, known for its sake: ours are those of the site."""
 
-    namespace = Unicode("", help="The namespace of build pods.").tag(config=True)
-    build_image = Unicode("", help="The image of build pods.").tag(config=True)
-    docker_host = Unicode("", help="Known for BinderHub's sake: no socket is used.").tag(
-        config=True
+    namespace = Unicode("", help="The namespace of build pods.").tag(
+        config=True, ignored="it is the chart's"
     )
-    resources = Dict(help="Resources of build pods, as Kubernetes writes them.").tag(config=True)
-    node_selector = Dict(help="Labels of the nodes that build.").tag(config=True)
-    log_tail_lines = Integer(
-        100, help="Known for BinderHub's sake: whoever joins sees the whole log."
-    ).tag(config=True)
-    sticky_builds = Bool(False, help="Known for BinderHub's sake.").tag(config=True)
+    build_image = Unicode("", help="The image of build pods.").tag(
+        config=True, ignored="it is the site's own builder"
+    )
+    docker_host = Unicode("", help="Docker's socket.").tag(config=True, ignored="no socket is used")
+    resources = Dict(help="Resources of build pods, as Kubernetes writes them.").tag(
+        config=True, ignored="set build_cpu and build_memory in site.yaml"
+    )
+    node_selector = Dict(help="Labels of the nodes that build.").tag(
+        config=True, ignored="builds run where the cluster puts them"
+    )
+    log_tail_lines = Integer(100, help="What of a log is shown to who joins.").tag(
+        config=True, ignored="whoever joins sees the whole log"
+    )
+    sticky_builds = Bool(False, help="Whether a repository is built on one node.").tag(
+        config=True, ignored="builds keep nothing on their nodes"
+    )
 
 
 class Build:

@@ -106,9 +106,9 @@ class Launcher(LoggingConfigurable):
         config=True
     )
     launch_timeout = Integer(600, help="Seconds that a server may take to start.").tag(config=True)
-    allow_named_servers = Bool(
-        True, help="Known for BinderHub's sake: each repository has a server of its own name."
-    ).tag(config=True)
+    allow_named_servers = Bool(True, help="Known for BinderHub's sake.").tag(
+        config=True, ignored="each repository has a server of its own name"
+    )
     named_server_limit_per_user = Integer(
         int(os.environ.get("JUPYTERHUB_NAMED_SERVER_LIMIT_PER_USER") or 5),
         help="How many Binder servers a person may run at once; 0: any number.",
