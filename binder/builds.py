@@ -74,10 +74,10 @@ class BuildRequest:
         return f"{PRIVATE} {self.repo_url}" if self.private_link else self.repo_url
 
     def to_dict(self) -> dict[str, Any]:
-        """For the store: everything but the credential."""
+        """For the store: everything but the credential, and whether there is one."""
         data = asdict(self)
         del data["credential"]
-        return data
+        return data | {"with_credential": self.credential is not None}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -101,9 +101,9 @@ class BuildExecutor(LoggingConfigurable):
     appendix = Unicode("", help="Lines for the end of the Dockerfile, where one is used.").tag(
         config=True
     )
-    push_secret = Unicode(
-        "", help="The Kubernetes secret with the registry's push credential.", allow_none=True
-    ).tag(config=True)
+    push_secret = Unicode("", help="Known for BinderHub's sake.", allow_none=True).tag(
+        config=True, ignored="the registry's credential is in site.yaml, or registry_credentials"
+    )
     registry_credentials = Dict(
         help="The registry's push credential: {'registry', 'username', 'password'}."
     ).tag(config=True)
@@ -113,8 +113,8 @@ class BuildExecutor(LoggingConfigurable):
     memory_limit = Integer(0, help="Memory in bytes that a build may use; 0: no limit.").tag(
         config=True
     )
-    git_credentials = Unicode("", help="Known for BinderHub's sake: see RepoProvider.").tag(
-        config=True
+    git_credentials = Unicode("", help="Known for BinderHub's sake.").tag(
+        config=True, ignored="set RepoProvider.git_credentials"
     )
 
     @abstractmethod
@@ -149,19 +149,27 @@ class BuildExecutor(LoggingConfigurable):
 
 
 class KubernetesBuildExecutor(BuildExecutor):
-    """The options that BinderHub gives to builds in pods. Where ours runs them is in the site."""
+    """BinderHub's options for builds in pods, known for its sake: ours are those of the site."""
 
-    namespace = Unicode("", help="The namespace of build pods.").tag(config=True)
-    build_image = Unicode("", help="The image of build pods.").tag(config=True)
-    docker_host = Unicode("", help="Known for BinderHub's sake: no socket is used.").tag(
-        config=True
+    namespace = Unicode("", help="The namespace of build pods.").tag(
+        config=True, ignored="it is the chart's"
     )
-    resources = Dict(help="Resources of build pods, as Kubernetes writes them.").tag(config=True)
-    node_selector = Dict(help="Labels of the nodes that build.").tag(config=True)
-    log_tail_lines = Integer(
-        100, help="Known for BinderHub's sake: whoever joins sees the whole log."
-    ).tag(config=True)
-    sticky_builds = Bool(False, help="Known for BinderHub's sake.").tag(config=True)
+    build_image = Unicode("", help="The image of build pods.").tag(
+        config=True, ignored="it is the site's own builder"
+    )
+    docker_host = Unicode("", help="Docker's socket.").tag(config=True, ignored="no socket is used")
+    resources = Dict(help="Resources of build pods, as Kubernetes writes them.").tag(
+        config=True, ignored="set build_cpu and build_memory in site.yaml"
+    )
+    node_selector = Dict(help="Labels of the nodes that build.").tag(
+        config=True, ignored="builds run where the cluster puts them"
+    )
+    log_tail_lines = Integer(100, help="What of a log is shown to who joins.").tag(
+        config=True, ignored="whoever joins sees the whole log"
+    )
+    sticky_builds = Bool(False, help="Whether a repository is built on one node.").tag(
+        config=True, ignored="builds keep nothing on their nodes"
+    )
 
 
 class Build:
@@ -235,7 +243,10 @@ class BuildQueue:
         self._ended: OrderedDict[str, Build] = OrderedDict()  # by name
 
     async def restore(self) -> None:
-        """After a restart: follow the builds that still exist, conclude the others as failed."""
+        """After a restart: follow the builds that still exist, and queue the others again.
+
+        One that needs a credential to be fetched has lost it, and is concluded as failed.
+        """
         found = await self.executor.running()
         for data in await self.store.unfinished():
             try:
@@ -245,18 +256,21 @@ class BuildQueue:
                 continue
             if request.image in self._active:
                 continue  # asked for again in the meantime
-            build = Build(request, self.log_limit)
-            self._active[request.image] = build
+            build = self._active[request.image] = Build(request, self.log_limit)
             if request.name in found:
                 app_log.info("Following %s of %s again", request.name, request.repo_url)
                 self._start(build)
-            else:
+            elif data.get("with_credential"):
                 interrupted = Text(
                     "The build of {url} was interrupted when the service restarted. Open the "
                     "link again to build it.",
                     url=request.repo_url,
                 )
                 await self._conclude(build, failed(interrupted))
+            else:
+                app_log.info("Queueing %s of %s again", request.name, request.repo_url)
+                self._wait(build)
+        self._next()
         for name in found - {build.name for build in self._active.values()}:
             app_log.warning("Ending the build %s: nothing is known of it", name)
             await self.executor.cancel(name)
@@ -283,8 +297,7 @@ class BuildQueue:
             )
         self._may_start(request.started_by)
         build = self._active[request.image] = Build(request, self.log_limit)
-        self._waiting.setdefault(request.started_by, deque()).append(build)
-        build.log.append(event("waiting", Text("Waiting for the build to start...")))
+        self._wait(build)
         self._next()
         try:
             await self.store.begin(request.name, request.to_dict())
@@ -343,6 +356,10 @@ class BuildQueue:
         for task in ending:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _wait(self, build: Build) -> None:
+        self._waiting.setdefault(build.request.started_by, deque()).append(build)
+        build.log.append(event("waiting", Text("Waiting for the build to start...")))
 
     def _remove_waiting(self, build: Build) -> None:
         mine = self._waiting.get(build.request.started_by)

@@ -191,10 +191,24 @@ class PodBuildExecutor(KubernetesBuildExecutor):
             async with contextlib.aclosing(self._follow(request, containers)) as events:
                 async for one in events:
                     yield one
+            await self._check_image(request)
         except Failed:
             await self._end(name)
             raise
         self._remove_soon(name)
+
+    async def _check_image(self, request: BuildRequest) -> None:
+        """Raise Failed when the image is not there, whatever the containers say.
+
+        The repository's code writes in the folders that the last of them reads.
+        """
+        if await self.registry.image(request.image) is None:
+            raise Failed(
+                Text(
+                    "The build ended without an image. Something that the repository runs while "
+                    "it is built, such as its postBuild, has kept it from being made."
+                )
+            )
 
     async def cancel(self, name: str) -> None:
         await self._end(name)

@@ -104,7 +104,9 @@ class DockerRegistry(LoggingConfigurable):
     """A registry of the Docker or OCI kind. The options are BinderHub's."""
 
     url = Unicode(help="The registry's address; the site's own one by default.").tag(config=True)
-    auth_config_url = Unicode("", help="Known for BinderHub's sake.").tag(config=True)
+    auth_config_url = Unicode("", help="Known for BinderHub's sake.").tag(
+        config=True, ignored="the credential is DockerRegistry.username and password"
+    )
     token_url = Unicode(
         "", help="Where tokens are got; by default, what the registry itself says."
     ).tag(config=True)

@@ -180,6 +180,13 @@ class BuildHandler(BaseHandler):
                     private=resolved.private,
                 )
             )
+        if launch.request.image != link.image:
+            # Of the log's other viewers, whose version it is, none is to read this.
+            said = Text(
+                "Your server of this repository is just starting with another version of it. To "
+                "get this one, stop the server on the hub's home page and open the link again."
+            )
+            await self.emit(event("launching", said))
         await self.follow(launch.log, position)
 
     async def follow(

@@ -65,11 +65,11 @@ class GitHubRepoProvider(GitRepoProvider):
     access_token = Unicode(
         help="The site's own token; GITHUB_ACCESS_TOKEN in the environment by default."
     ).tag(config=True)
-    client_id = Unicode(help="The id of the OAuth app that access_token belongs to, if any.").tag(
-        config=True
+    client_id = Unicode(help="Known for BinderHub's sake.").tag(
+        config=True, ignored="git is asked, which knows no OAuth app: set access_token"
     )
-    client_secret = Unicode(help="Known for BinderHub's sake; git needs no client secret.").tag(
-        config=True
+    client_secret = Unicode(help="Known for BinderHub's sake.").tag(
+        config=True, ignored="git is asked, which knows no OAuth app: set access_token"
     )
 
     @default("access_token")
@@ -147,7 +147,7 @@ class GistRepoProvider(GitRepoProvider):
         Known for BinderHub's sake. A secret gist is one that only those find who were given its
         address, and whoever opens a link to it was.
         """,
-    ).tag(config=True)
+    ).tag(config=True, ignored="git does not tell a secret gist from another")
 
     def parse(self, spec: str) -> Source:
         user, gist, *rest = _split(spec.rstrip("/"), 2, "user/gist")

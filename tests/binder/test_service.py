@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from tests.binder.conftest import Hub
-from tests.binder.githost import GitHost, commit
+from tests.binder.githost import GitHost, commit, make_repository
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +131,22 @@ def test_the_server_is_ours(hub: Hub) -> None:
     assert options["profile"] == "binder"
     assert options["repo_url"].endswith("/notes")
     assert "s3cret" not in json.dumps(options)
+
+
+def test_another_version_while_one_starts(hub: Hub, git_host: GitHost) -> None:
+    folder = git_host.root / "versions"
+    first, second = make_repository(folder, {"a.py": "1"}), commit(folder, {"a.py": "2"})
+    for version in (first, second):
+        hub.events("ben", link(git_host, "versions", version), build_only="true")
+    starting = hub.stream("ben", link(git_host, "versions", first))
+    seen = [event for event, _ in itertools.takewhile(lambda x: "Launching" not in x[0]["message"],
+                                                      starting)]  # fmt: skip
+    joined = hub.events("ben", link(git_host, "versions", second))
+    note = "is just starting with another version"
+    assert sum(note in event["message"] for event in joined) == 1
+    assert joined[-1]["phase"] == "ready" and joined[-1]["image"].endswith(first)
+    seen += [event for event, _ in starting]
+    assert seen[-1]["phase"] == "ready" and not any(note in event["message"] for event in seen)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,7 @@ async def test_a_restart_finds_builds_again(tmp_path: Path) -> None:
     queue = BuildQueue(first, BuildStore(tmp_path), limit=1)
     running = await queue.submit(request("x"))
     lost = await queue.submit(request("y"))
+    waiting = [await queue.submit(replace(request(f"w{n}"), credential=None)) for n in range(2)]
     await settle()
     stored = (tmp_path / "active" / f"{running.name}.json").read_text()
     assert "s3cret" not in stored
@@ -227,9 +229,13 @@ async def test_a_restart_finds_builds_again(tmp_path: Path) -> None:
     stray = "build-" + "0" * 32
     second.exists = {running.name, stray}
     queue = BuildQueue(second, BuildStore(tmp_path), limit=1)
+    asked_again = await queue.submit(replace(request("w1", "ben"), credential=None))
     await queue.restore()
     await settle()
-    assert second.begun == ["x"] and second.cancelled == [stray]
+    assert second.begun == ["w1", "x"] and queue.find(waiting[1].name) is asked_again
+    again = queue.find(waiting[0].name)
+    assert again and again.state == "waiting" and again.position == 1
+    assert second.cancelled == [stray]
     found = queue.find(running.name)
     assert (
         found
@@ -238,9 +244,10 @@ async def test_a_restart_finds_builds_again(tmp_path: Path) -> None:
     )
     ended = queue.find(lost.name)
     assert ended and ended.log.final and "interrupted" in ended.log.final["message"]
-    second.gate("x").set()
+    for image in ("x", "w0", "w1"):
+        second.gate(image).set()
     await settle()
-    assert found.state == "built" and not list((tmp_path / "active").iterdir())
+    assert found.state == again.state == "built" and not list((tmp_path / "active").iterdir())
 
 
 async def test_logs_and_times_are_kept(tmp_path: Path) -> None:

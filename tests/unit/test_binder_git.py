@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import quote
 
+import psutil
 import pytest
 
-from binder.providers import PROVIDERS, AddressRules, Credential, RepoProvider
+from binder.errors import Failed
+from binder.providers import PROVIDERS, AddressRules, Credential, RepoProvider, git
 from binder.providers.git import parse_address
 from tests.binder.githost import TOKEN, GitHost, make_repository
 
@@ -89,3 +91,15 @@ def test_a_forges_token_is_for_the_forge(prefix: str) -> None:
     found = PROVIDERS[prefix](prefix, AddressRules.of([]), git_credentials=SITE)
     assert found.credential_for(parse_address(f"https://{found.hostname}/u/r")) == OWN
     assert found.credential_for(parse_address("https://elsewhere.example.org/u/r")) is None
+
+
+async def test_a_host_that_never_answers_is_given_up(
+    hosts: tuple[GitHost, GitHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git, "GIT_TIMEOUT", 1.0)
+    found = provider(hosts)
+    with pytest.raises(Failed, match="did not answer within 1 seconds") as failed:
+        await found.resolve(found.parse(spec(hosts[0], "slow/notes")))
+    assert failed.value.status == 504
+    left = [one.cmdline() for one in psutil.Process().children(recursive=True)]
+    assert not [argv for argv in left if any("/slow/notes" in word for word in argv)]
