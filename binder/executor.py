@@ -133,6 +133,7 @@ class PodBuildExecutor(KubernetesBuildExecutor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.warn_of_unused()
         self.site: Site = site or cast(Any, self.parent).site
         state = podman.state if podman else state_dir()
         self.registry = registry or DockerRegistry(parent=self.parent, state=state)

@@ -199,3 +199,13 @@ async def test_a_builder_waits_for_the_quota_too(make: Any, hurry: None) -> None
     said: asyncio.Queue[Event | None] = asyncio.Queue()
     assert await executor._build_stock(build(), Message("stock"), said) is None
     assert engine.full == -1 and WAITING_FOR_QUOTA in str(said.get_nowait())
+
+
+def test_options_that_have_no_effect_are_told(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    executor = make(DoubleEngine([], [GONE_SOON]))
+    assert "has no effect" not in caplog.text
+    executor.node_selector = {"kind": "builds"}
+    executor.warn_of_unused()
+    assert "KubernetesBuildExecutor.node_selector has no effect here" in caplog.text
+    assert "cluster.placement.builds" in caplog.text
+    assert "namespace has" not in caplog.text
