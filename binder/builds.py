@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from tornado.log import app_log
 from traitlets import Bool, Dict, Integer, List, Unicode
@@ -170,6 +170,22 @@ class KubernetesBuildExecutor(BuildExecutor):
     sticky_builds = Bool(False, help="Whether a repository is built on one node.").tag(
         config=True, ignored="builds keep nothing on their nodes"
     )
+
+    instead: ClassVar[dict[str, str]] = {
+        "namespace": "builds.namespace of the chart's values",
+        "build_image": "images.tag of the chart's values, or images in site.yaml",
+        "resources": "binder.build_cpu and binder.build_memory in site.yaml",
+        "node_selector": "cluster.placement.builds in site.yaml",
+    }
+    """Options of BinderHub that have no effect here, and what has."""
+
+    def warn_of_unused(self) -> None:
+        """Tell an operator of options that somebody set in vain."""
+        for name, other in self.instead.items():
+            if getattr(self, name):
+                app_log.warning(
+                    "KubernetesBuildExecutor.%s has no effect here: set %s", name, other
+                )
 
 
 class Build:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from tornado.log import app_log
 
-from spawner.engine import Engine, EngineError, PodExists, PodMissing
+from spawner.engine import Engine, EngineError, PodExists, PodMissing, QuotaFull
 from spawner.kubernetes_engine import KubernetesEngine
 from studovna.paths import site_file, state_dir
 from studovna.podman import Podman
@@ -31,6 +31,9 @@ from .executor import (
     CONTROL,
     LAST_LINES,
     PHASES,
+    QUOTA_PAUSE,
+    STILL_FULL,
+    WAITING_FOR_QUOTA,
     Base,
     Message,
     PodBuildExecutor,
@@ -105,13 +108,22 @@ class ClusterBuildExecutor(PodBuildExecutor):
             self.site.image_reference("dockerfiles"),
             registries.read_text() if registries.is_file() else "",
         )
-        try:
-            await self.dockerfiles.run(pod, data=data)
-        except PodExists:
-            app_log.info("%s has a builder already", request.name)
-        except EngineError as error:
-            app_log.error("%s could not start: %s %s", request.name, error, error.detail)
-            return Failed(Text("The build could not start. {why}", why=error.sentence))
+        for waited in self._turns():
+            try:
+                await self.dockerfiles.run(pod, data=data)
+                break
+            except PodExists:
+                app_log.info("%s has a builder already", request.name)
+                break
+            except QuotaFull:
+                if not waited:
+                    await said.put(event("waiting", WAITING_FOR_QUOTA))
+                await asyncio.sleep(QUOTA_PAUSE)
+            except EngineError as error:
+                app_log.error("%s could not start: %s %s", request.name, error, error.detail)
+                return Failed(Text("The build could not start. {why}", why=error.sentence))
+        else:
+            return Failed(STILL_FULL)
         for container in CONTAINERS:
             failed = await self._read_stock(self.dockerfiles, request.name, container, said)
             if failed is not None:

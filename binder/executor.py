@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,14 @@ from urllib.parse import urlsplit
 
 from tornado.log import app_log
 
-from spawner.engine import Engine, EngineError, PodExists, PodMissing, PodState
+from spawner.engine import (
+    Engine,
+    EngineError,
+    PodExists,
+    PodMissing,
+    PodState,
+    QuotaFull,
+)
 from spawner.podman_engine import PodmanEngine
 from studovna import build_settings, images
 from studovna.paths import ROOT, site_id, state_dir
@@ -68,6 +75,9 @@ _PIP_VARIABLES = {
     "UV_FIND_LINKS": "PIP_FIND_LINKS",
     "UV_INSECURE_HOST": "PIP_TRUSTED_HOST",
 }
+QUOTA_PAUSE = 5.0
+WAITING_FOR_QUOTA = Text("There is no room for one more build. Waiting until another one ends...")
+STILL_FULL = Text("There was no room for one more build for a long time. Try again later.")
 ENDED = Text("The build was ended by an administrator.")
 _TEMPLATE = re.compile(r"(?:[^{}]|\{[a-z_]{1,30}\})*")  # names to fill in, and no expressions
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]")
@@ -123,6 +133,7 @@ class PodBuildExecutor(KubernetesBuildExecutor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.warn_of_unused()
         self.site: Site = site or cast(Any, self.parent).site
         state = podman.state if podman else state_dir()
         self.registry = registry or DockerRegistry(parent=self.parent, state=state)
@@ -186,7 +197,17 @@ class PodBuildExecutor(KubernetesBuildExecutor):
                 yield event("waiting", Text("Preparing the registry with the site's image..."))
         await self._base_is_there(pushing)
         yield event("fetching", Text("Fetching {url}", url=request.repo_url))
-        containers = await self._start(request, base)
+        containers: tuple[str, ...] | None = None
+        for waited in self._turns():
+            try:
+                containers = await self._start(request, base)
+                break
+            except QuotaFull:
+                if not waited:
+                    yield event("waiting", WAITING_FOR_QUOTA)
+                await asyncio.sleep(QUOTA_PAUSE)
+        if containers is None:
+            raise Failed(STILL_FULL, status=503)
         try:
             async with contextlib.aclosing(self._follow(request, containers)) as events:
                 async for one in events:
@@ -209,6 +230,16 @@ class PodBuildExecutor(KubernetesBuildExecutor):
                     "it is built, such as its postBuild, has kept it from being made."
                 )
             )
+
+    def _turns(self) -> Iterator[bool]:
+        """While a pod may wait for room in the cluster's quota; False the first time.
+
+        As long as a build may take: by then those that fill the quota now have ended.
+        """
+        end = time.monotonic() + self.site.binder.build_minutes * 60
+        yield False
+        while time.monotonic() < end:
+            yield True
 
     async def cancel(self, name: str) -> None:
         await self._end(name)
@@ -272,6 +303,8 @@ class PodBuildExecutor(KubernetesBuildExecutor):
     async def _start(self, request: BuildRequest, base: Base) -> tuple[str, ...]:
         """Start the pod; its containers, or none when a service that ended has begun it before.
 
+        Raises QuotaFull, or Failed.
+
         Whether there is one is not asked first: each question takes as long as a step of the start.
         """
         pod, data = make_build_pod(self.pod(request, base))
@@ -279,6 +312,8 @@ class PodBuildExecutor(KubernetesBuildExecutor):
             await self.engine.run(pod, data=data)
         except PodExists:
             return ()
+        except QuotaFull:
+            raise
         except EngineError as error:
             app_log.error("%s could not start: %s %s", request.name, error, error.detail)
             raise Failed(Text("The build could not start. {why}", why=error.sentence)) from error

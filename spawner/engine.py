@@ -18,6 +18,7 @@ Errors::
     ├── NoFreeDevice            fewer free GPUs than asked for
     ├── NoRoom                  no node of the cluster has room for the pod, or is of its kind
     ├── NotAdmitted             a quota, a limit or a policy of the cluster forbids it
+    │   └── QuotaFull           a quota of the cluster has no room now, and has when others end
     ├── ClaimMissing            the pod mounts a claim that does not exist and was not given
     ├── ClaimInUse              the claim is mounted by a pod
     └── EngineUnavailable       the engine itself is missing or broken
@@ -109,6 +110,10 @@ class NoRoom(EngineError):
 
 class NotAdmitted(EngineError):
     """A quota, a limit or a policy of the cluster forbids it."""
+
+
+class QuotaFull(NotAdmitted):
+    """A quota of the cluster has no room for it now; it has when others have ended."""
 
 
 class ClaimMissing(EngineError):

@@ -117,7 +117,9 @@ class KubernetesSpawner(AnsweringSpawner):
             await self._start_watching_pods()
             if self.storage_pvc_ensure:
                 # Asked for at every start: one that was deleted by hand is made again.
-                await kube_objects.make_claim(self.namespace, self.get_pvc_manifest())
+                if await kube_objects.make_claim(self.namespace, self.get_pvc_manifest()):
+                    # No news to somebody who comes for the first time, but to whoever had one.
+                    self._tell(Text("Your home is new and empty"), 20)
             manifest = self._placed(plain(await self.get_pod_manifest()))
             self._tell(Text("Creating the server"), 30)
             try:

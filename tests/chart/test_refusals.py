@@ -65,6 +65,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "gateway.parentRefs and gateway.className are both empty",
     ),
+    "gateway-before-https": (
+        {
+            "site": {**SITE, "public_url": "https://hub.example.org"},
+            "gateway": {"enabled": True, "className": "envoy"},
+            "service": {"tlsSecret": "hub-tls"},
+        },
+        "gateway.enabled is true, and service.tlsSecret is set",
+    ),
     "two-databases": (
         {"database": {"url": "postgresql://x", "existingSecret": {"name": "x"}}},
         "database.url and database.existingSecret.name are both set",

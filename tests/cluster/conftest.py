@@ -17,7 +17,7 @@ from studovna.images_cli import IMAGES
 from studovna.podman import Podman, PodmanError
 from tests import kubetools
 from tests.cluster import kube
-from tests.cluster.installed import Installed, installed
+from tests.cluster.installed import NO_IMAGE, Installed, installed
 from tests.cluster.kubernetes import settings
 from tests.support import preparation_state
 
@@ -109,7 +109,8 @@ def values(registry: str, pushed: images_push.Pushed, here: str) -> dict[str, An
             "registriesConf": insecure if host == settings.REGISTRY else "",
         },
         "service": {"type": "NodePort"},
-        "prePuller": {"enabled": False},
+        # With one that nobody can pull.
+        "prePuller": {"images": [NO_IMAGE]},
         "profiles": {"slow": SLOW},
         "binder": {"env": _indexes()},
     }

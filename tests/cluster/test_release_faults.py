@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.binder.githost import GitHost, make_repository
+from tests.chart.restricted import broken
 from tests.cluster.installed import FULLNAME, RELEASE, Installed, link_to
 from tests.cluster.kube import kubectl
 from tests.cluster.kubernetes.node import Node
@@ -152,6 +153,7 @@ def test_a_build_outlives_binder_and_who_deletes_its_pod_is_told(
             120,
             0.5,
         )
+        assert broken(pod) == []
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
         # As a change of the settings does.
         kill(release, "binder")

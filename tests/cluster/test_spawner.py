@@ -173,7 +173,9 @@ def test_a_pod_deleted_by_hand_is_told_and_a_claim_is_made_again(
     hub.wait(lambda: hub.server("eva") is None, 60)
     assert "removed outside of the hub" in last_end(hub, "eva")
     kubectl("delete", "pvc", "home-eva", "-n", space)
-    assert hub.run("eva", "cpu")[-1].get("ready")
+    events = hub.run("eva", "cpu")
+    assert events[-1].get("ready")
+    assert "Your home is new and empty" in [event.get("message") for event in events]
     assert "home-eva" in [claim["metadata"]["name"] for claim in get("pvc", "-n", space)]
     hub.stop("eva")
 

@@ -1,8 +1,9 @@
-"""What is said of a build whose container ended without a word; the engine is a double."""
+"""What is said of builds that end without a word or cannot begin yet; the engine is a double."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,14 +13,16 @@ from typing import Any
 
 import pytest
 
+from binder import cluster as cluster_module
 from binder import executor as executor_module
 from binder.buildpod import EXPORT, FETCH, INSTALL, LABELS
+from binder.builds import BuildRequest
 from binder.cluster import ClusterBuildExecutor
 from binder.errors import Failed
 from binder.events import Event
-from binder.executor import ENDED, MARK
+from binder.executor import ENDED, MARK, STILL_FULL, WAITING_FOR_QUOTA, Base, Message
 from binder.registry import DockerRegistry
-from spawner.engine import MISSING, ContainerState, PodState
+from spawner.engine import MISSING, ContainerState, PodState, QuotaFull
 from spawner.kube_states import pod_state
 from spawner.kubernetes_engine import _without_site
 from studovna.site import Site
@@ -35,8 +38,14 @@ class DoubleEngine:
     """One pod: a container's lines, and the answers to questions about the pod, the last for
     ever."""
 
-    def __init__(self, lines: list[str], states: list[PodState]) -> None:
+    def __init__(self, lines: list[str], states: list[PodState], full: int = 0) -> None:
         self.lines, self.states = lines, states
+        self.full = full  # how many times more a quota has no room
+
+    async def run(self, *_: Any, **__: Any) -> None:
+        self.full -= 1
+        if self.full >= 0:
+            raise QuotaFull(Text("The quota is full."))
 
     async def logs(self, name: str, container: str, **_: Any) -> AsyncIterator[str]:
         for line in self.lines:
@@ -139,3 +148,64 @@ async def test_a_fault_of_reading_reaches_who_waits(
         async with asyncio.timeout(5):
             async for _ in executor._follow(request("x"), (INSTALL,)):
                 pass
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quota is asked again soon, and what comes before and after a start is there."""
+
+    async def nothing(*_: Any) -> AsyncIterator[Event]:
+        return
+        yield {}
+
+    async def there(*_: Any) -> None: ...
+
+    cls = executor_module.PodBuildExecutor
+    monkeypatch.setattr(executor_module, "QUOTA_PAUSE", 0.01)
+    monkeypatch.setattr(cluster_module, "QUOTA_PAUSE", 0.01)
+    monkeypatch.setattr(cls, "_push_base", there)
+    monkeypatch.setattr(cls, "_follow", nothing)
+    monkeypatch.setattr(cls, "_end_later", there)
+    monkeypatch.setattr(cls, "_base_of", lambda *_: Base("site/lab", "1"))
+
+
+def build(registry: str = "127.0.0.1:9") -> BuildRequest:
+    return dataclasses.replace(request("x"), image=f"{registry}/binder/x:1")
+
+
+async def test_a_build_waits_while_the_quota_of_builds_is_full(make: Any, hurry: None) -> None:
+    engine = DoubleEngine([], [GONE_SOON], full=3)
+    said = [str(one["message"]).strip() async for one in make(engine).run(build())]
+    assert said.count(WAITING_FOR_QUOTA) == 1 and engine.full == -1
+
+
+async def test_a_quota_that_stays_full_is_told(make: Any, hurry: None) -> None:
+    executor = make(DoubleEngine([], [GONE_SOON], full=10**6))
+    executor.site.binder.__dict__["build_minutes"] = 0.002
+    with pytest.raises(Failed, match=str(STILL_FULL)):
+        async for _ in executor.run(build()):
+            pass
+    executor.dockerfiles = executor.engine
+    said: asyncio.Queue[Event | None] = asyncio.Queue()
+    failed = await executor._build_stock(build(), Message("stock"), said)
+    assert failed is not None and failed.message == STILL_FULL
+    assert said.qsize() == 1
+
+
+async def test_a_builder_waits_for_the_quota_too(make: Any, hurry: None) -> None:
+    engine = DoubleEngine([MARK + json.dumps({"kind": "end"})], [GONE_SOON], full=2)
+    executor = make(engine)
+    executor.dockerfiles = engine
+    said: asyncio.Queue[Event | None] = asyncio.Queue()
+    assert await executor._build_stock(build(), Message("stock"), said) is None
+    assert engine.full == -1 and WAITING_FOR_QUOTA in str(said.get_nowait())
+
+
+def test_options_that_have_no_effect_are_told(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    executor = make(DoubleEngine([], [GONE_SOON]))
+    assert "has no effect" not in caplog.text
+    executor.node_selector = {"kind": "builds"}
+    executor.warn_of_unused()
+    assert "KubernetesBuildExecutor.node_selector has no effect here" in caplog.text
+    assert "cluster.placement.builds" in caplog.text
+    assert "namespace has" not in caplog.text

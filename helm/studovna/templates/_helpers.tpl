@@ -120,6 +120,9 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) (not .Values.gateway.className) -}}
 {{- fail "\n\ngateway.parentRefs and gateway.className are both empty: name the Gateway that leads here, or the class of the one to make.\n" -}}
 {{- end -}}
+{{- if and .Values.gateway.enabled .Values.service.tlsSecret -}}
+{{- fail "\n\ngateway.enabled is true, and service.tlsSecret is set: a Gateway speaks http to the proxy. Name the certificate as gateway.tlsSecret.\n" -}}
+{{- end -}}
 {{- if and .Values.database.url .Values.database.existingSecret.name -}}
 {{- fail "\n\ndatabase.url and database.existingSecret.name are both set: give one of them.\n" -}}
 {{- end -}}
