@@ -21,7 +21,7 @@ from binder.cluster import ClusterBuildExecutor
 from binder.errors import Failed
 from binder.events import Event
 from binder.executor import ENDED, MARK, STILL_FULL, WAITING_FOR_QUOTA, Base, Message
-from binder.registry import DockerRegistry
+from binder.registry import DockerRegistry, ImageInfo
 from spawner.engine import MISSING, ContainerState, PodState, QuotaFull
 from spawner.kube_states import pod_state
 from spawner.kubernetes_engine import _without_site
@@ -173,9 +173,16 @@ def build(registry: str = "127.0.0.1:9") -> BuildRequest:
     return dataclasses.replace(request("x"), image=f"{registry}/binder/x:1")
 
 
-async def test_a_build_waits_while_the_quota_of_builds_is_full(make: Any, hurry: None) -> None:
+async def test_a_build_waits_while_the_quota_of_builds_is_full(
+    make: Any, hurry: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def there(image: str) -> ImageInfo:
+        return ImageInfo("sha256:0", {}, {})
+
     engine = DoubleEngine([], [GONE_SOON], full=3)
-    said = [str(one["message"]).strip() async for one in make(engine).run(build())]
+    executor = make(engine)
+    monkeypatch.setattr(executor.registry, "image", there)
+    said = [str(one["message"]).strip() async for one in executor.run(build())]
     assert said.count(WAITING_FOR_QUOTA) == 1 and engine.full == -1
 
 
