@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -49,16 +50,40 @@ command: [python3, -c, "x = bytearray(1 << 30)"]
 """
 
 
+HUNGRY = """
+title: Takes all memory when asked to
+image: lab
+home: server
+cpu: {request: 0.1, limit: 1}
+memory: {request: 64M, limit: 128M}
+command:
+  - python3
+  - -c
+  - |
+    import http.server, pathlib
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            pathlib.Path("note").touch()
+            if self.path.endswith("eat"):
+                bytearray(1 << 30)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(" ".join(p.name for p in pathlib.Path(".").iterdir()).encode())
+    http.server.HTTPServer(("", 8888), Answer).serve_forever()
+"""
+
+
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
-    """A site with profiles that fail in three ways."""
+    """A site with profiles that fail in their own ways."""
     reason = why_not()
     if reason:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("fragile")
     profiles = folder / "profiles"
     profiles.mkdir()
-    for name, text in {"ends": TALKATIVE, "silent": SILENT, "greedy": GREEDY}.items():
+    broken = {"ends": TALKATIVE, "silent": SILENT, "greedy": GREEDY, "hungry": HUNGRY}
+    for name, text in broken.items():
         (profiles / f"{name}.yaml").write_text(text)
     (profiles / "cpu.yaml").write_text((ROOT / "profiles/cpu.yaml").read_text())
     with running_site(folder, profiles=profiles) as running:
@@ -87,6 +112,41 @@ def test_out_of_memory_is_said_as_such(fragile: RunningSite) -> None:
     message = failed_start(fragile, "ana", "greedy")
     assert "memory" in message
     assert "0.12 GB" in message
+
+
+def test_a_server_with_its_own_home_runs_out_of_memory_after_a_restart_of_the_hub(
+    fragile: RunningSite,
+) -> None:
+    client = fragile.start("kim", "one", {"profile": "hungry"})
+    fragile.start("kim", "two", {"profile": "hungry"})
+    homes = {home["name"] for home in client.get("/hub/api/users/kim/homes").json()}
+    assert len(homes) == 2 and all(name.startswith("server-home-kim--") for name in homes)
+    fragile.kill_hub()
+    fragile.up()
+    with contextlib.suppress(httpx.HTTPError):
+        client.get("/user/kim/one/eat")
+    wait_for(lambda: fragile.server(client, "kim", "one") is None, 40)
+    end = client.get("/hub/api/users/kim/servers/one/last-end").json()
+    assert "used more memory than its limit of 0.12 GB" in end["message"]
+    # Deleted, its home stays; the other server has none of it.
+    client.request("DELETE", "/hub/api/users/kim/servers/one", json={"remove": True})
+    client.request("DELETE", "/hub/api/users/kim/servers/two")
+    wait_for(lambda: fragile.server(client, "kim", "two") is None, 30)
+    after = {home["name"]: home for home in client.get("/hub/api/users/kim/homes").json()}
+    assert after.keys() == homes
+
+
+def test_no_more_servers_than_the_project_has(fragile: RunningSite) -> None:
+    client = fragile.client("six")
+
+    def ask(number: int) -> httpx.Response:
+        return client.post(f"/hub/api/users/six/servers/s{number}", json={"profile": "silent"})
+
+    with ThreadPoolExecutor(6) as pool:
+        replies = list(pool.map(ask, range(6)))
+    (refused,) = [reply.json()["message"] for reply in replies if reply.status_code == 403]
+    assert "has 5 servers running, and may have 5 at once" in refused
+    wait_for(lambda: not client.get("/hub/api/users/six").json()["servers"], 60)
 
 
 def test_a_container_killed_from_outside_is_noticed_and_told(fragile: RunningSite) -> None:
@@ -244,6 +304,51 @@ def studovna(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]
         timeout=120,
         check=False,
     )
+
+
+def test_commands_as_an_operator_calls_them(fragile: RunningSite) -> None:
+    where = {"STUDOVNA_HOME": str(fragile.state), "STUDOVNA_SITE": str(fragile.site.file)}
+    checked = studovna("check", **where)
+    assert checked.returncode == 0 and "are right" in checked.stdout
+
+    # A second make up finds the hub; the passwords are shown once.
+    (fragile.state / "secrets" / ".passwords-shown").unlink()
+    first, second = studovna("up", **where), studovna("up", **where)
+    for password in (fragile.password(), fragile.password("password-admin")):
+        assert password in first.stdout
+        assert password not in second.stdout
+    assert str(fragile.state / "secrets" / "password-people") in second.stdout
+
+    token = studovna("token", "ana", **where).stdout.strip()
+    reply = httpx.get(
+        f"{fragile.url}/hub/api/user",
+        headers={"Authorization": f"token {token}"},
+        trust_env=False,
+    )
+    assert reply.json()["name"] == "ana"
+    refused = studovna("token", "no such name", **where)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+
+    argv = [sys.executable, "-m", "studovna", "logs"]
+    with subprocess.Popen(argv, env={**os.environ, **where}, stdout=subprocess.PIPE) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline()
+        following.terminate()
+
+
+def test_down_with_servers_ends_them_and_keeps_homes(fragile: RunningSite) -> None:
+    client = fragile.start("eli", "work", CPU)
+    client.put("/user/eli/work/api/contents/kept", json={"type": "directory"})
+    where = {"STUDOVNA_HOME": str(fragile.state), "STUDOVNA_SITE": str(fragile.site.file)}
+    done = studovna("down", "--servers", **where)
+    assert done.returncode == 0
+    assert "Servers ended: 1. Homes are kept." in done.stdout
+    assert not fragile.podman.run("ps", "-a", "-q", "--filter", "name=jupyter-eli--work")
+    fragile.up()
+    assert fragile.server(client, "eli", "work") is None
+    fragile.start("eli", "work", CPU)
+    assert client.get("/user/eli/work/api/contents/kept").json()["type"] == "directory"
+    client.request("DELETE", "/hub/api/users/eli/servers/work")
 
 
 def test_wrong_yaml_keeps_the_hub_down_and_names_file_line_and_key(tmp_path: Path) -> None:

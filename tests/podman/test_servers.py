@@ -18,6 +18,12 @@ def test_a_server_starts_keeps_its_home_and_forgets_nothing(site: RunningSite) -
         json={"type": "file", "format": "text", "content": "kept"},
     )
     assert note.status_code == 201, note.text
+    # What the image brings beside JupyterLab.
+    assert client.get("/user/ana/first/api/metrics/v1").json()["limits"]["memory"]["rss"] == 2**31
+    assert client.get("/user/ana/first/git-pull?repo=x").status_code == 200  # nbgitpuller's page
+    assert client.get("/user/ana/first/git/settings").json()["gitVersion"]
+    labels = client.get("/user/ana/first/lab/api/extensions").json()
+    assert all(one["status"] != "error" for one in labels), labels
     stop(site, client, "ana", "first")
 
     again = client.post("/hub/api/users/ana/servers/first")
@@ -129,6 +135,18 @@ def test_a_wrong_password_is_told_whatever_its_letters(site: RunningSite) -> Non
         assert page.status_code == 403
         assert 'id="login-error"' in page.text
         assert "name and password do not" in page.text
+
+
+def test_pages_and_cookies_are_guarded(site: RunningSite) -> None:
+    _, page = site.sign_in("ana", site.password())
+    policy = page.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in policy and "object-src 'none'" in policy
+    assert page.headers["X-Content-Type-Options"] == "nosniff"
+    assert page.headers["Referrer-Policy"] == "strict-origin-when-cross-origin"
+    cookies = [c for reply in page.history for c in reply.headers.get_list("set-cookie")]
+    (login,) = [cookie for cookie in cookies if cookie.startswith("jupyterhub-hub-login=")]
+    assert "HttpOnly" in login and "SameSite=Lax" in login and "Path=/hub/" in login
+    assert "Secure" not in login  # the site has no TLS
 
 
 def test_people_cannot_reach_each_others_servers(site: RunningSite) -> None:
