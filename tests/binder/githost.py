@@ -2,7 +2,8 @@
 
 ``/<repository>`` is open, ``/private/<repository>`` wants ``reader``/``s3cret-token``, ``/moved/…``
 redirects to the open one, ``/trap/…`` redirects to an address given by the test, ``/slow/…`` never
-answers, ``/cut/…`` breaks off in the middle of a repository. ``requests`` records the paths that were asked for.
+answers, ``/cut/…`` breaks off in the middle of a repository. ``requests`` records the paths that
+were asked for.
 """
 
 from __future__ import annotations

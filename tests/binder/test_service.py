@@ -149,6 +149,23 @@ def test_another_version_while_one_starts(hub: Hub, git_host: GitHost) -> None:
     assert seen[-1]["phase"] == "ready" and not any(note in event["message"] for event in seen)
 
 
+def test_what_a_repository_asks_for(hub: Hub, git_host: GitHost) -> None:
+    make_repository(git_host.root / "asking", {"a.py": ""})
+    events = hub.events("ben", link(git_host, "asking"))
+    assert events[-1]["phase"] == "ready"
+    said = [event["message"] for event in events if event["phase"] == "launching"]
+    assert any("Line 3 of .resources is not used: memory=lots is none of" in one for one in said)
+    assert any(".resources asks for meml=9999; your project allows 64" in one for one in said)
+    headers = {"Authorization": f"token {hub.tokens['ben']}"}
+    with httpx.Client(trust_env=False, headers=headers) as client:
+        servers = client.get(f"{hub.url}hub/api/users/ben").json()["servers"]
+    (server,) = [one for name, one in servers.items() if name.startswith("asking-")]
+    asked = {
+        k: v for k, v in server["user_options"].items() if k.endswith("-limit--unlisted-choice")
+    }
+    assert asked == {"cpu-limit--unlisted-choice": "1", "memory-limit--unlisted-choice": "64G"}
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
