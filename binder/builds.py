@@ -60,8 +60,8 @@ class BuildRequest:
 
     @property
     def name(self) -> str:
-        """The build's name: the same for the same image, fit for a pod (38 characters)."""
-        return "build-" + hashlib.sha256(self.image.encode()).hexdigest()[:32]
+        """The build's name (`build_name`)."""
+        return build_name(self.image)
 
     @property
     def metric(self) -> str:
@@ -85,6 +85,11 @@ class BuildRequest:
         values = {name: value for name, value in data.items() if name in known}
         values["git_config"] = tuple((str(k), str(v)) for k, v in values.get("git_config", ()))
         return cls(**values)
+
+
+def build_name(image: str) -> str:
+    """The name of an image's build: the same for the same image, fit for a pod (38 characters)."""
+    return "build-" + hashlib.sha256(image.encode()).hexdigest()[:32]
 
 
 class BuildExecutor(LoggingConfigurable):
@@ -500,4 +505,5 @@ __all__ = [
     "BuildRequest",
     "Failed",
     "KubernetesBuildExecutor",
+    "build_name",
 ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from tornado.log import app_log
 
 from studovna.podman import Podman, PodmanError
 
+from .builds import build_name
 from .errors import Failed
 from .hub import HubClient
 from .registry import DockerRegistry
@@ -280,11 +280,6 @@ class Cleaner:
         base = f"{self._prefix}site/lab:"
         ours = (one for one in listed.split() if one.startswith(self._prefix))
         return {one for one in ours if not one.startswith(base)}
-
-
-def build_name(image: str) -> str:
-    """The name of the build of an image (`builds.BuildRequest.name`)."""
-    return "build-" + hashlib.sha256(image.encode()).hexdigest()[:32]
 
 
 async def images_in_use(podman: Podman) -> set[str]:

@@ -113,7 +113,6 @@ class Message:
     kind: str
     text: Text | None = None
     name: str = ""
-    buildpack: str = ""
     resources: str = ""
 
 
@@ -678,14 +677,8 @@ def read_message(line: str) -> Message | None:
             text = _text(data)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
-    buildpack = str(data.get("buildpack", ""))
-    return Message(
-        kind,
-        text,
-        str(data.get("name", "")),
-        buildpack if re.fullmatch(r"[A-Za-z]{1,60}", buildpack) else "",
-        str(data.get("resources", ""))[:4096].replace("\0", ""),
-    )
+    resources = str(data.get("resources", ""))[:4096].replace("\0", "")
+    return Message(kind, text, str(data.get("name", "")), resources)
 
 
 def _text(data: Mapping[str, Any]) -> Text:

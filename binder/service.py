@@ -54,8 +54,8 @@ class Shared:
     async def get(self, key: Hashable, find: Callable[[], Awaitable[Any]]) -> Any:
         """The answer for ``key``: the one being found, one just found, or a new one.
 
-        A failure is told to all who wait for it, and to nobody later. Who asks may be cancelled
-        without harm to the others.
+        A failure, and an answer of nothing (None), is told to all who wait for it, and to nobody
+        later. Who asks may be cancelled without harm to the others.
         """
         now = time.monotonic()
         for old in [
@@ -69,7 +69,7 @@ class Shared:
         return await asyncio.shield(self._answers[key][1])
 
     def _drop_failure(self, key: Hashable, done: asyncio.Future[Any]) -> None:
-        if done.cancelled() or done.exception() is not None:
+        if done.cancelled() or done.exception() is not None or done.result() is None:
             self._answers.pop(key, None)
 
 
@@ -276,7 +276,9 @@ class BinderService:
 
     async def server_options(self, image: str) -> tuple[dict[str, str], tuple[Text, ...]]:
         """The profile's options that an image's ``.resources`` asks for, and what to say of it."""
-        labels = await self.image_labels(image) or {}
+        labels = await self.image_labels(image)
+        if labels is None:  # who asked first did so before it was there
+            labels = await self.image_labels(image) or {}
         asked, problems = resources.parse(labels.get(resources.LABEL, ""))
         capped, notes = resources.cap(asked, self.site.project)
         return resources.profile_options(capped), (*problems, *notes)

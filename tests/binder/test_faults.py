@@ -175,15 +175,24 @@ def test_binderhubs_own_client(hub: Hub, git_host: GitHost) -> None:
     modules = Path(os.environ.get("STUDOVNA_NODE_MODULES", root))
     if not (modules / "@jupyterhub/binderhub-client").exists():
         pytest.skip("@jupyterhub/binderhub-client is not installed (npm ci)")
-    for spec, phase in [
-        (link(git_host, "other"), "ready"),
-        (link(git_host, "broken"), "failed"),
+    make_repository(git_host.root / "fresh", {"a.py": ""})
+    for spec, person, phase in [
+        (link(git_host, "fresh"), "ana", "ready"),
+        (link(git_host, "other"), "ben", "ready"),
+        (link(git_host, "broken"), "ben", "failed"),
     ]:
         done = subprocess.run(
             ["node", str(Path(__file__).parent / "client.mjs"), str(modules),
-             f"{hub.binder}build/", spec, hub.tokens["ben"], "0"],
+             f"{hub.binder}build/", spec, hub.tokens[person], "0"],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         events = [json.loads(line) for line in done.stdout.splitlines()]
         assert events[-1]["phase"] == phase, done.stderr
         assert sum(e["phase"] in ("ready", "failed") for e in events) == 1
+        if person == "ana":  # the whole way: fetched, built, pushed, started, and there
+            assert list(dict.fromkeys(e["phase"] for e in events)) == [
+                "waiting", "fetching", "building", "pushing", "built", "launching", "ready",
+            ]  # fmt: skip
+            headers = {"Authorization": f"token {hub.tokens['ana']}"}
+            with httpx.Client(trust_env=False, headers=headers) as client:
+                assert client.get(f"{events[-1]['url']}api/status").is_success

@@ -15,8 +15,9 @@ from binder.errors import Failed, Refused
 from binder.events import Event, EventLog, event, parse_event_id, sse
 from binder.providers import Credential
 from binder.ratelimit import RateLimiter
-from binder.service import Shared
+from binder.service import BinderService, Shared
 from binder.store import BuildStore
+from studovna.site import Site
 from studovna.text import Text
 
 
@@ -353,3 +354,23 @@ async def test_shared_answers() -> None:
     await asyncio.sleep(0.005)
     impatient.cancel()
     assert await patient == 2 and await shared.get("k", find) == 2
+
+
+async def test_an_image_that_was_just_absent_has_labels_when_it_is_built() -> None:
+    class Registry:
+        found: dict[str, str] | None = None
+
+        async def image_labels(self, image: str) -> dict[str, str] | None:
+            found = self.found
+            await asyncio.sleep(0.02)
+            return found
+
+    site, registry = Site.model_validate({}), Registry()
+    service = BinderService(site, {}, *[None] * 5, registry, "h/b/")
+    assert await service.image_labels("x") is None
+    late = asyncio.ensure_future(service.image_labels("x"))
+    await asyncio.sleep(0.005)
+    registry.found = {"studovna.resources": "cpul=1"}  # a build has ended
+    options, _ = await service.server_options("x")
+    assert options == {"cpu-limit--unlisted-choice": "1"}
+    assert await late is None

@@ -210,7 +210,7 @@ def silent_name_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.E
         return [(socket.AF_INET, 0, 0, "", ("140.82.121.3", port))]
 
     monkeypatch.setattr(addresses, "_names", answer)
-    monkeypatch.setattr(addresses, "RESOLVE_TIMEOUT", 0.3)
+    monkeypatch.setattr(addresses, "RESOLVE_TIMEOUT", 1.0)
     yield answered
     answered.set()
 
@@ -223,7 +223,7 @@ async def test_name_servers_that_do_not_answer_hold_up_nothing_else(
     started = time.monotonic()
     await asyncio.to_thread(time.sleep, 0)  # files are written so, and the hub is found so
     assert await resolve(RULES, "quick.example.org", 443) == ["140.82.121.3"]
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 1
     for error in await asyncio.gather(*asked, return_exceptions=True):
         assert isinstance(error, Failed) and error.status == 504
         assert "No name server has answered" in str(error)
@@ -268,10 +268,11 @@ async def test_who_asks_name_servers_that_do_not_answer_waits_for_them(
         return asyncio.create_task(service._ask(git, source, None, person))
 
     holes = [ask(f"hole{n}", "ana") for n in range(3)]
-    await asyncio.sleep(0.6)  # the first two have been given up
+    await asyncio.wait(holes[:2], timeout=10)  # they have been given up
+    await asyncio.sleep(0.05)
     assert [task.done() for task in holes] == [True, True, False] and len(begun) == 2
     other = ask("hole9", "ben")
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.1)
     assert len(begun) == 3
     silent_name_servers.set()
     await asyncio.sleep(0.2)
