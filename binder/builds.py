@@ -96,6 +96,8 @@ class BuildExecutor(LoggingConfigurable):
     """
 
     version = ""
+    leaving = False
+    """Whether the service ends: a build that is cancelled then is to go on without it."""
 
     appendix = Unicode("", help="Lines for the end of the Dockerfile, where one is used.").tag(
         config=True
@@ -341,6 +343,7 @@ class BuildQueue:
 
     async def close(self) -> None:
         """At the service's end: builds go on in the engine, and are found again at its start."""
+        self.executor.leaving = True
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
