@@ -102,6 +102,8 @@ class BuildExecutor(LoggingConfigurable):
     """
 
     version = ""
+    leaving = False
+    """Whether the service ends: a build that is cancelled then is to go on without it."""
 
     appendix = Unicode("", help="Lines for the end of the Dockerfile, where one is used.").tag(
         config=True
@@ -367,6 +369,7 @@ class BuildQueue:
 
         One that is just being cancelled is not to be found again: it may end first.
         """
+        self.executor.leaving = True
         ending = [task for image, task in self._running.items() if self._active[image].cancelled_by]
         tasks = list(self._running.values())
         for task in tasks:

@@ -110,7 +110,7 @@ class ClusterBuildExecutor(PodBuildExecutor):
         )
         for waited in self._turns():
             try:
-                await self.dockerfiles.run(pod, data=data)
+                await self.start_pod(self.dockerfiles, pod, data)
                 break
             except PodExists:
                 app_log.info("%s has a builder already", request.name)

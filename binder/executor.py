@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from kubernetes_asyncio.client import V1Pod
 from tornado.log import app_log
 
 from spawner.engine import (
     Engine,
     EngineError,
+    PodData,
     PodExists,
     PodMissing,
     PodState,
@@ -75,6 +77,7 @@ _PIP_VARIABLES = {
     "UV_FIND_LINKS": "PIP_FIND_LINKS",
     "UV_INSECURE_HOST": "PIP_TRUSTED_HOST",
 }
+LEAVING_SECONDS = 4.0  # a hub gives its services five to end
 QUOTA_PAUSE = 5.0
 WAITING_FOR_QUOTA = Text("There is no room for one more build. Waiting until another one ends...")
 STILL_FULL = Text("There was no room for one more build for a long time. Try again later.")
@@ -308,7 +311,7 @@ class PodBuildExecutor(KubernetesBuildExecutor):
         """
         pod, data = make_build_pod(self.pod(request, base))
         try:
-            await self.engine.run(pod, data=data)
+            await self.start_pod(self.engine, pod, data)
         except PodExists:
             return ()
         except QuotaFull:
@@ -318,6 +321,19 @@ class PodBuildExecutor(KubernetesBuildExecutor):
             raise Failed(Text("The build could not start. {why}", why=error.sentence)) from error
         there = {one.name for one in (*(pod.spec.init_containers or ()), *pod.spec.containers)}
         return tuple(one for one in CONTAINERS if one in there)
+
+    async def start_pod(self, engine: Engine, pod: V1Pod, data: list[PodData]) -> None:
+        """Have the engine run a pod; what it raises. Its start is not undone by the service's end,
+        unless it takes too long."""
+        starting = asyncio.ensure_future(engine.run(pod, data=data))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if self.leaving:
+                await asyncio.wait([starting], timeout=LEAVING_SECONDS)
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            raise
 
     def pod(self, request: BuildRequest, base: Base) -> BuildPod:
         """What the pod of a build has to know."""

@@ -156,7 +156,7 @@ def test_a_build_outlives_binder_and_who_deletes_its_pod_is_told(
         assert broken(pod) == []
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
         # As a change of the settings does.
-        kill(release, "binder")
+        release.kubectl("rollout", "restart", f"deployment/{FULLNAME}-binder")
         release.wait()
         left.exception(60)  # its connection ended with Binder
         following = pool.submit(gus.events, link, build_only="true")

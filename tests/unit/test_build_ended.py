@@ -41,9 +41,14 @@ class DoubleEngine:
     def __init__(self, lines: list[str], states: list[PodState], full: int = 0) -> None:
         self.lines, self.states = lines, states
         self.full = full  # how many times more a quota has no room
+        self.slow: asyncio.Event | None = None  # what a start waits for
+        self.ran = False
 
     async def run(self, *_: Any, **__: Any) -> None:
         self.full -= 1
+        if self.slow is not None:
+            await self.slow.wait()
+            self.ran = True
         if self.full >= 0:
             raise QuotaFull(Text("The quota is full."))
 
@@ -216,3 +221,20 @@ def test_options_that_have_no_effect_are_told(make: Any, caplog: pytest.LogCaptu
     assert "KubernetesBuildExecutor.node_selector has no effect here" in caplog.text
     assert "cluster.placement.builds" in caplog.text
     assert "namespace has" not in caplog.text
+
+
+@pytest.mark.parametrize("leaving", [True, False], ids=["the service ends", "somebody cancels"])
+async def test_a_start_that_the_services_end_meets_goes_on(make: Any, leaving: bool) -> None:
+    """The next service finds the pod; a build that somebody cancels is undone at once."""
+    engine = DoubleEngine([], [GONE_SOON])
+    engine.slow = asyncio.Event()
+    executor = make(engine)
+    starting = asyncio.create_task(executor._start(build(), Base("site/lab", "1")))
+    await asyncio.sleep(0.05)
+    executor.leaving = leaving
+    starting.cancel()
+    await asyncio.sleep(0.05)
+    engine.slow.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert engine.ran is leaving
