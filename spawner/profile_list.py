@@ -106,6 +106,7 @@ def _profile(slug: str, profile: Profile, site: Site, able: Capabilities) -> dic
     }
     base = {
         "shm_size": DEFAULT_SHM, "home_kind": "person", "walltime": 0, "default_url": "",
+        "may_run_jobs": profile.jobs,
         "licences": [], "site_volumes": {},
     }  # fmt: skip
     base |= _overrides(profile, site, able, frozenset())

@@ -59,6 +59,7 @@ class ProfileSpawner(KubeSpawner):
     extra_pod_config: dict[str, Any]
     licences = List(Unicode(), help="The licence servers of the site that the server uses.")
     site_volumes = Dict(help="Volumes of the site to mount, read-only, by their path.")
+    may_run_jobs = Bool(False, help="Whether it may run jobs beside it, where the site lets it.")
     walltime = Integer(0, help="Seconds after which the pod is ended whatever it does; 0: never.")
 
     # A pod, always: Pod Security "restricted" holds for every server.

@@ -115,7 +115,7 @@ CHART: dict[str, Schema] = {
     "prePuller": closed(
         enabled=FLAG, images=several({**IMAGE, "minLength": 1}), skip=several(TEXT), **PLACEMENT
     ),
-    "rbac": closed(nodes=FLAG, allPods=FLAG),
+    "rbac": closed(nodes=FLAG, allPods=FLAG, jobs=closed(enabled=FLAG, apiServer=several(CIDR))),
     "networkPolicy": closed(
         enabled=FLAG,
         blockedRanges=several(CIDR),

@@ -246,6 +246,9 @@ class Profile(Effects):
     """Not on the page; still started by a link, by Binder and by the REST API."""
     access: Access = Access.model_construct()
     """Who may start it."""
+    jobs: bool = False
+    """The server may run jobs beside it, as Snakemake does: on a cluster where each person has a
+    namespace and the chart allows it (rbac.jobs); elsewhere this says nothing."""
     options: dict[Slug, Option] = {}
     """What the person can choose, in the order of the page."""
 

@@ -15,6 +15,7 @@ from kubernetes_validate import SchemaNotFoundError
 from kubernetes_validate import utils as validator
 from ruamel.yaml import YAML
 
+from spawner import kube_jobs
 from studovna.paths import ROOT
 from studovna.secrets import KINDS
 from studovna.site import Site
@@ -64,6 +65,10 @@ EVERY: dict[str, dict[str, Any]] = {
         "builds": {"quota": {"limits.cpu": "8"}},
     },
     "person-namespaces": {"site": {**SITE, "cluster": {"namespaces": "person"}}},
+    "jobs": {
+        "site": {**SITE, "cluster": {"namespaces": "person"}},
+        "rbac": {"jobs": {"enabled": True, "apiServer": ["10.96.0.1/32", "192.0.2.10/32"]}},
+    },
     "balancer": {
         "site": {**SITE, "public_url": "https://hub.example.org"},
         "service": {
@@ -278,6 +283,48 @@ def test_a_namespace_a_person_needs_more_rights_and_gets_network_rules() -> None
     home = made[1]["spec"]["ingress"][0]["from"][0]["namespaceSelector"]
     assert home == {"matchLabels": {"kubernetes.io/metadata.name": "site"}}
     assert [one for one in PRIVATE if reaches(made[1], one, 443)] == []
+
+
+def test_servers_that_run_jobs_get_their_rights_from_one_role() -> None:
+    before, objects = render(EVERY["person-namespaces"]), render(EVERY["jobs"])
+    roles = {one["metadata"]["name"]: one for one in objects if one["kind"] == "ClusterRole"}
+    name = "site-hub-studovna-jobs"
+    assert {
+        (resource, verb)
+        for rule in roles[name]["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    } == {
+        ("jobs", "create"),
+        ("jobs", "delete"),
+        ("jobs/status", "get"),
+        ("pods", "list"),
+        ("pods/log", "get"),
+    }
+    # The hub has none of these for jobs: it may only bind that role.
+    old = next(one for one in before if one["metadata"]["name"] == "site-hub-studovna-hub")
+    new = [rule for rule in roles["site-hub-studovna-hub"]["rules"] if rule not in old["rules"]]
+    assert [(rule["resources"], rule["verbs"], rule.get("resourceNames")) for rule in new] == [
+        (["serviceaccounts"], ["create"], None),
+        (["rolebindings"], ["create"], None),
+        (["clusterroles"], ["bind"], [name]),
+    ]
+    hub = only(objects, "Deployment", "hub-studovna-hub")
+    environment = hub["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "STUDOVNA_JOBS_ROLE", "value": name} in environment
+
+
+def test_a_job_reaches_the_internet_and_its_server_the_api_server_alone() -> None:
+    made = json.loads(files(render(EVERY["jobs"]))["namespace.json"])["items"]
+    valid([{**one, "metadata": {**one["metadata"], "namespace": "x"}} for one in made], NEWEST)
+    api, jobs = (one["spec"] for one in made[2:])
+    assert api["podSelector"]["matchLabels"] == kube_jobs.LABELS
+    assert api["policyTypes"] == ["Egress"]
+    addresses = [to["ipBlock"]["cidr"] for rule in api["egress"] for to in rule["to"]]
+    assert addresses == ["10.96.0.1/32", "192.0.2.10/32"]
+    assert jobs["podSelector"]["matchLabels"] == {"studovna.job": "true"}
+    assert "ingress" not in jobs and jobs["policyTypes"] == ["Ingress", "Egress"]
+    assert [one for one in PRIVATE if reaches(made[3], one, 443)] == []
 
 
 def test_changed_network_rules_reach_peoples_namespaces() -> None:

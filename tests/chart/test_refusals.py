@@ -73,6 +73,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "gateway.enabled is true, and service.tlsSecret is set",
     ),
+    "jobs-without-namespaces": (
+        {"rbac": {"jobs": {"enabled": True, "apiServer": ["192.0.2.1/32"]}}},
+        "rbac.jobs needs a namespace for each person",
+    ),
+    "jobs-without-api-server": (
+        {
+            "site": {**SITE, "cluster": {"namespaces": "person"}},
+            "rbac": {"jobs": {"enabled": True}},
+        },
+        "rbac.jobs.apiServer is empty",
+    ),
     "two-databases": (
         {"database": {"url": "postgresql://x", "existingSecret": {"name": "x"}}},
         "database.url and database.existingSecret.name are both set",

@@ -113,6 +113,7 @@ def test_a_profile_as_a_whole() -> None:
             "cpu_limit": 2.0,
             "mem_guarantee": GIB,
             "mem_limit": 2 * GIB,
+            "may_run_jobs": False,
             "shm_size": GIB,
             "environment": {"A": "b"},
             "cmd": ["run", "me"],

@@ -67,6 +67,19 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- if eq ((.Values.site.cluster | default dict).namespaces | default "shared") "person" }}true{{ end -}}
 {{- end }}
 
+{{/* Whether servers may run jobs in their person's namespace. */}}
+{{- define "studovna.jobs" -}}
+{{- if .Values.rbac.jobs.enabled }}
+{{- if not (include "studovna.personNamespaces" .) }}{{ fail "\n\nrbac.jobs needs a namespace for each person: set site.cluster.namespaces: person, or rbac.jobs.enabled: false.\n" }}{{ end }}
+{{- if not .Values.rbac.jobs.apiServer }}{{ fail "\n\nrbac.jobs.apiServer is empty: name the addresses of the API server, such as [10.96.0.1/32, 192.0.2.10/32]; `kubectl get service,endpoints kubernetes` shows them.\n" }}{{ end -}}
+true
+{{- end -}}
+{{- end }}
+
+{{- define "studovna.jobsRole" -}}
+{{ .Release.Namespace }}-{{ include "studovna.fullname" . }}-jobs
+{{- end }}
+
 {{/* The host and the scheme of the address that people use. */}}
 {{- define "studovna.host" -}}
 {{- with .Values.site.public_url }}{{ (urlParse .).hostname | trimPrefix "[" | trimSuffix "]" }}{{ end -}}
@@ -321,6 +334,9 @@ imagePullSecrets:
 - {name: STUDOVNA_BUILDS_NAMESPACE, value: {{ include "studovna.buildsNamespace" . | quote }}}
 {{- if include "studovna.dockerfiles" . }}
 - {name: STUDOVNA_DOCKERFILES_NAMESPACE, value: {{ include "studovna.dockerfilesNamespace" . | quote }}}
+{{- end }}
+{{- if include "studovna.jobs" . }}
+- {name: STUDOVNA_JOBS_ROLE, value: {{ include "studovna.jobsRole" . | quote }}}
 {{- end }}
 {{- if include "studovna.registry" . }}
 - {name: STUDOVNA_REGISTRY_PORT, value: {{ .Values.registry.nodePort | quote }}}

@@ -108,6 +108,35 @@ items:
     metadata:
       name: {{ include "studovna.fullname" . }}-servers
     spec: {{- include "studovna.serverPolicy" . | nindent 6 }}
+  {{- if include "studovna.jobs" . }}
+  # Servers that may run jobs ask the API server for them; their jobs reach the internet alone.
+  - apiVersion: networking.k8s.io/v1
+    kind: NetworkPolicy
+    metadata:
+      name: {{ include "studovna.fullname" . }}-jobs-api
+    spec:
+      podSelector: {matchLabels: {studovna.jobs: "true"}}
+      policyTypes: [Egress]
+      egress:
+        - ports:
+            {{- range .Values.networkPolicy.apiServerPorts }}
+            - {port: {{ . }}, protocol: TCP}
+            {{- end }}
+          to:
+            {{- range .Values.rbac.jobs.apiServer }}
+            - ipBlock: {cidr: {{ . | quote }}}
+            {{- end }}
+  - apiVersion: networking.k8s.io/v1
+    kind: NetworkPolicy
+    metadata:
+      name: {{ include "studovna.fullname" . }}-jobs
+    spec:
+      podSelector: {matchLabels: {studovna.job: "true"}}
+      policyTypes: [Ingress, Egress]
+      egress:
+        {{- include "studovna.dns" . | nindent 8 }}
+        {{- include "studovna.internet" . | nindent 8 }}
+  {{- end }}
   {{- else }}
   []
   {{- end }}
