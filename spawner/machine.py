@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
+from spawner.asking import Asking
 from spawner.engine import EngineError
 from spawner.podman_engine import PodmanEngine
 from spawner.profile_list import Capabilities, GpuNode
@@ -61,9 +60,8 @@ class Machine:
         self._engine = engine
         self._registry = registry
         self._commands = commands or {}
-        self._known: Capabilities | None = None
-        self._asked = 0.0
-        self._asking = asyncio.Lock()
+        self._known = Capabilities(images=None, registry=registry, commands=self._commands)
+        self._asking = Asking(self._ask, MAX_AGE)
 
     async def capabilities(self) -> Capabilities:
         """Images and GPUs; many who ask at once cost one question.
@@ -71,15 +69,11 @@ class Machine:
         When podman does not answer, what was known stays: pages are still shown, and a start then
         says what is wrong with podman itself.
         """
-        async with self._asking:
-            if self._known is None or time.monotonic() - self._asked > MAX_AGE:
-                try:
-                    self._known = await self._ask()
-                    self._asked = time.monotonic()
-                except (PodmanError, EngineError) as error:
-                    log.error("Podman cannot be asked what there is: %s", error)
-                    return self._known or Capabilities(images=None, registry=self._registry)
-            return self._known
+        try:
+            self._known = await self._asking.answer()
+        except (PodmanError, EngineError) as error:
+            log.error("Podman cannot be asked what there is: %s", error)
+        return self._known
 
     async def _ask(self) -> Capabilities:
         listed = json.loads(await self._podman.arun("images", "--format", "json") or "[]")

@@ -53,19 +53,6 @@ def from_binderhub(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"profile": "binder", f"image{UNLISTED}": options["image"], **ours}
 
 
-def validate_options(
-    profile_list: list[dict[str, Any]],
-    user_options: object,
-    known: Collection[str] = (),
-) -> Text | None:
-    """Why these options cannot be, for the person who sent them; None when they can."""
-    try:
-        normalise_options(profile_list, user_options, known)
-    except OptionsError as error:
-        return error.text
-    return None
-
-
 def normalise_options(
     profile_list: list[dict[str, Any]],
     user_options: object,

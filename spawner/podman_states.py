@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
-import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from spawner.asking import Asking
 from spawner.engine import ContainerState, Phase, PodState
 from spawner.podman_call import Caller
 from spawner.podman_translate import (
@@ -136,38 +135,22 @@ class Watcher:
         self._caller = caller
         self._site = site
         self._pods_folder = pods_folder
-        self._last: tuple[float, dict[str, Pod]] | None = None
-        self._asking: asyncio.Task[dict[str, Pod]] | None = None
+        self._pods = Asking(self._ask, FRESH_SECONDS)
         self._oom: dict[str, bool] = {}
 
     def changed(self) -> None:
         """Forget what is known: something was started or ended just now."""
-        self._last = None
-        self._asking = None
+        self._pods.changed()
 
     async def pods(self) -> dict[str, Pod]:
         """All pods of the site. Raises PodmanError."""
-        if self._last is not None and time.monotonic() - self._last[0] < FRESH_SECONDS:
-            return self._last[1]
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
-        return await asyncio.shield(self._asking)
+        return await self._pods.answer()
 
     async def _ask(self) -> dict[str, Pod]:
-        asked = time.monotonic()
-        me = asyncio.current_task()
-        try:
-            out = await self._caller.call(
-                "ps", "--all", "--filter", f"label={LABEL_SITE}={self._site}", "--format", "json"
-            )
-            pods = await self._with_oom(parse(json.loads(out)))
-            # An answer to a question from before a change is good for those who asked then only.
-            if self._asking is me:
-                self._last = (asked, pods)
-            return pods
-        finally:
-            if self._asking is me:
-                self._asking = None
+        out = await self._caller.call(
+            "ps", "--all", "--filter", f"label={LABEL_SITE}={self._site}", "--format", "json"
+        )
+        return await self._with_oom(parse(json.loads(out)))
 
     async def _with_oom(self, pods: dict[str, Pod]) -> dict[str, Pod]:
         """Fill in `oom_killed` of the containers that ended badly; each is looked at once.

@@ -68,7 +68,6 @@ CONTAINER_MEANINGLESS = {
     "terminationMessagePath": "the log is kept and shown instead",
     "terminationMessagePolicy": "the log is kept and shown instead",
 }
-CLAIM_NOTHING_ELSE = Text("podman's claims are folders on this machine")
 
 
 def network_name(site: str, labels: Mapping[str, str], pod: str) -> str:

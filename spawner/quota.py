@@ -11,7 +11,7 @@ from typing import Any
 
 from studovna.site import Project
 from studovna.text import Text
-from studovna.units import format_cores, format_size
+from studovna.units import format_size
 
 _CLOSE = 1e-6  # sums of cores such as 0.1 + 0.2 are not exact
 
@@ -128,10 +128,6 @@ def _show(name: str, amount: float) -> str:
     return f"{round(max(0.0, amount), 2):g}"
 
 
-def _with_unit(name: str, amount: float) -> str:
-    return format_size(int(amount)) if name.startswith("memory") else format_cores(amount)
-
-
 def check_quota(
     project: Project, used: Sequence[Resources], wanted: Resources, servers: int | None = None
 ) -> Text | None:
@@ -167,18 +163,11 @@ def check_quota(
 def summary(project: Project, used: Sequence[Resources]) -> dict[str, Any]:
     """What pages show of a project's quota.
 
-    ``{"servers": {"used", "most"}, "cpu_request": {"used", "most", "left", "text"}, …}``: cores and
-    bytes as numbers (for a live summary), and ``text`` for people: ``12 CPU / 20 CPU``.
+    ``{"servers": {"used", "most"}, "cpu_request": {"used", "most", "left"}, …}``: cores and bytes.
     """
     taken = total(used)
     result: dict[str, Any] = {"servers": {"used": len(used), "most": project.servers}}
     for name, most in _quota(project).items():
         have = getattr(taken, name)
-        result[name] = {
-            "used": have,
-            "most": most,
-            "left": max(0, most - have),
-            "text": f"{_with_unit(name, have)} / {_with_unit(name, most)}",
-        }
-    result["gpus"] = dict(taken.gpus)
+        result[name] = {"used": have, "most": most, "left": max(0, most - have)}
     return result

@@ -208,10 +208,6 @@ class Localised(Settings):
         schema = handler.resolve_ref_schema(handler(core))
         return {"anyOf": [{"type": "string", "minLength": 1}, schema]}
 
-    def in_language(self, language: str) -> str:
-        """The text in ``language`` (``cs``, ``cs-CZ``, …), English when there is none."""
-        return (self.cs or self.en) if language.lower().startswith("cs") else self.en
-
     def as_dict(self) -> dict[str, str]:
         """Both languages, for a page's data."""
         return {"en": self.en, "cs": self.cs or self.en}

@@ -44,7 +44,6 @@ REPOSITORY = "localhost/studovna"
 LABEL_NAME = "studovna.image"
 LABEL_INPUTS = "studovna.inputs"
 _NAME = r"[a-z][a-z0-9-]{0,40}"
-_HASH = r"[0-9a-f]{64}"
 _PATH = "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CONFIG = (
     f"ENV PATH={_PATH}",

@@ -27,7 +27,6 @@ from spawner.options import (
     normalise_options,
     resources,
     typed_overrides,
-    validate_options,
 )
 from spawner.profile_list import DEFAULT_SHM, Capabilities, GpuNode, compile_profiles
 from spawner.quota import Resources
@@ -55,6 +54,15 @@ def profile(text: str) -> Profile:
 def compiled(text: str, capabilities: Capabilities = RICH, site: Site = SITE) -> dict[str, Any]:
     (item,) = compile_profiles({"a": profile(text)}, site, set(), capabilities)
     return item
+
+
+def validate_options(profiles: list[dict[str, Any]], options: object) -> Text | None:
+    """Why these options are refused; None when they are not."""
+    try:
+        normalise_options(profiles, options)
+    except OptionsError as error:
+        return error.text
+    return None
 
 
 def kubespawner_of(options: dict[str, Any]) -> ProfileSpawner:

@@ -68,7 +68,7 @@ def test_the_profiles_of_the_embedded_default_are_right() -> None:
 def test_the_smallest_profile(site: Site) -> None:
     put(site, BASE)
     profile = load_profiles(site.profiles_folder, site)["a"]
-    assert profile.title.en == profile.title.in_language("cs") == "A"
+    assert profile.title.as_dict() == {"en": "A", "cs": "A"}
     assert (profile.home, profile.hidden, profile.options) == (None, False, {})
 
 

@@ -98,21 +98,18 @@ def test_summary() -> None:
     shown = summary(PROJECT, [amount(1, 2, 3, 4), Resources(gpus={"nvidia.com/gpu": 2})])
     assert shown == {
         "servers": {"used": 2, "most": 5},
-        "cpu_request": {"used": 1, "most": 20, "left": 19, "text": "1 CPU / 20 CPU"},
-        "cpu_limit": {"used": 2, "most": 32, "left": 30, "text": "2 CPU / 32 CPU"},
+        "cpu_request": {"used": 1, "most": 20, "left": 19},
+        "cpu_limit": {"used": 2, "most": 32, "left": 30},
         "memory_request": {
             "used": 3 * GIB,
             "most": 40 * GIB,
             "left": 37 * GIB,
-            "text": "3 GB / 40 GB",
         },
         "memory_limit": {
             "used": 4 * GIB,
             "most": 64 * GIB,
             "left": 60 * GIB,
-            "text": "4 GB / 64 GB",
         },
-        "gpus": {"nvidia.com/gpu": 2},
     }
 
 
