@@ -328,7 +328,6 @@ def test_the_catalogue_is_right_and_off_until_a_site_takes_it(tmp_path: Path, na
     site = load_site(tmp_path / "site.yaml")
     found = load_profiles(site.profiles_folder, site)
     assert found.keys() == {"a", name}
-    assert "sidecar" in own_images(found[name])
     assert found[name].description and found[name].description.cs
 
 
