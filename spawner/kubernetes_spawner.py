@@ -12,7 +12,7 @@ from kubespawner.spawner import PodReflector
 from traitlets import Unicode
 
 from spawner import kube_jobs, kube_logs, kube_namespace, kube_objects, kube_start
-from spawner.answering import SERVER_CONTAINER, AnsweringSpawner
+from spawner.answering import SERVER_CONTAINER, AnsweringSpawner, has_ended
 from spawner.cluster import Cluster, asked_of
 from spawner.deployment import Deployment
 from spawner.engine import MISSING, Claim, EngineError, PodEnded, PodExists, PodState
@@ -201,7 +201,7 @@ class KubernetesSpawner(AnsweringSpawner):
         return url
 
     def _runs_or_ended(self, pod: Json) -> bool:
-        if pod_state(pod).phase in ("Succeeded", "Failed"):
+        if has_ended(pod_state(pod)):
             return True
         status = pod["status"]
         return bool(

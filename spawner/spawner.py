@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from jupyterhub.utils import utcnow
+from kubernetes_asyncio.client import V1Pod
 from kubespawner import KubeSpawner
 from kubespawner.slugs import is_valid_label, safe_slug
 from tornado import web
@@ -25,6 +26,8 @@ from spawner.options import (
 from spawner.profile_list import Capabilities, compile_profiles
 from spawner.quota import Resources, check_quota
 from spawner.refusals import StartRefused
+from spawner.web import SIDECAR, Web, with_sidecar
+from studovna.profile_schema import SIDECAR_IMAGE, SIDECAR_PORT
 from studovna.site import Volume
 from studovna.text import Text
 
@@ -60,6 +63,8 @@ class ProfileSpawner(KubeSpawner):
     licences = List(Unicode(), help="The licence servers of the site that the server uses.")
     site_volumes = Dict(help="Volumes of the site to mount, read-only, by their path.")
     may_run_jobs = Bool(False, help="Whether it may run jobs beside it, where the site lets it.")
+    web_port = Integer(0, help="Where an application that is no Jupyter server listens; 0: none.")
+    web_prefix = Enum(["strip", "keep"], "strip", help="Whether it sees its server's prefix.")
     walltime = Integer(0, help="Seconds after which the pod is ended whatever it does; 0: never.")
 
     # A pod, always: Pod Security "restricted" holds for every server.
@@ -160,6 +165,8 @@ class ProfileSpawner(KubeSpawner):
         await super().load_user_options()
         self.pvc_name = await self._home_name()
         self._apply_volumes()
+        if self.web_port:
+            self.port = SIDECAR_PORT
         if self.walltime:
             limit = {"activeDeadlineSeconds": self.walltime}
             self.extra_pod_config = {**self.extra_pod_config, **limit}
@@ -247,6 +254,21 @@ class ProfileSpawner(KubeSpawner):
         self.volumes = volumes
         self.volume_mounts = mounts
 
+    async def get_pod_manifest(self) -> V1Pod:
+        """The pod of this server; an application has the hub's sign-in before it."""
+        pod = await super().get_pod_manifest()
+        if not self.web_port:
+            return pod
+        web = Web(
+            self.web_port,
+            self.web_prefix,
+            self.deployment.site.image_reference(SIDECAR_IMAGE),
+            args=self.cmd,
+            variables=self.environment.keys(),
+            home=HOME if self.home_kind != "none" else None,
+        )
+        return with_sidecar(pod, web)
+
     # Quota
 
     def _reserve(self) -> None:
@@ -259,6 +281,8 @@ class ProfileSpawner(KubeSpawner):
                 "extra_resource_limits": self.extra_resource_limits,
             }
         )
+        if self.web_port:
+            wanted += SIDECAR
         refusal = check_quota(self.deployment.site.project, self.others_reserved(), wanted)
         if refusal:
             raise StartRefused(refusal, reason="quota", status_code=403)

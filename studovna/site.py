@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 
 from . import ssh_key
 from .auth import Auth, SharedPassword, auth_rules, with_type
+from .catalogue import catalogue_rules
 from .cluster_settings import Cluster
 from .fields import ContainerPath, Cores, EnvName, Localised, Memory, Pattern, Plain, Settings, Slug
 from .problems import Problem, SettingsError, read_yaml, validate, wrong
@@ -205,6 +206,9 @@ class Site(Settings):
     """Files that profiles mount read-only, such as the folder of a vendor's programs."""
     profiles: FilePath = "profiles"
     """The folder of the profiles, beside the site file or absolute."""
+    catalogue: list[Slug] = []
+    """Ready profiles of this distribution to offer as well, by name: applications such as
+    streamlit or tensorboard, which are off otherwise."""
     binder: Binder = Binder.model_construct()
     """Binder: servers from git repositories."""
     registry: Registry | None = None
@@ -300,6 +304,7 @@ def site_rules(site: Site) -> Iterator[Rule]:
             "A claim is in one namespace, and cluster.namespaces: person gives each person another",
             "cluster.namespaces: shared, or no volumes",
         )
+    yield from catalogue_rules(site.catalogue)
     if site.registry is not None:
         user, file = site.registry.username, site.registry.password_file
         if (user is None) != (file is None):

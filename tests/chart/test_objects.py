@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from spawner import kube_jobs
 from studovna.paths import ROOT
+from studovna.profile_schema import SIDECAR_PORT
 from studovna.secrets import KINDS
 from studovna.site import Site
 from tests.chart.rendering import (
@@ -466,6 +467,23 @@ def test_the_puller_pulls_what_profiles_name() -> None:
     assert not [image for image in images if "scientific" in image or "{" in image]
 
 
+def test_the_catalogue_is_among_the_profiles_and_its_images_are_pulled() -> None:
+    objects = render({"site": {**SITE, "catalogue": ["streamlit"]}})
+    found = files(objects)
+    assert (
+        found["profiles/streamlit.yaml"]
+        == (ROOT / "profiles" / "catalogue" / "streamlit.yaml").read_text()
+    )
+    assert "profiles/tensorboard.yaml" not in found
+    assert "catalogue" not in YAML(typ="safe").load(found["site.yaml"])
+    puller = only(objects, "DaemonSet", "hub-studovna-image-puller")
+    images = {box["image"] for box in puller["spec"]["template"]["spec"]["initContainers"]}
+    ours = {f"registry.example.org/studovna/{name}:latest" for name in ("streamlit", "sidecar")}
+    assert ours <= images
+    mine = {"site": {**SITE, "catalogue": ["streamlit"]}, "profiles": {"streamlit": {"title": "A"}}}
+    assert files(render(mine))["profiles/streamlit.yaml"].strip() == "title: A"
+
+
 # --- the network ----------------------------------------------------------------------------------
 
 PRIVATE = [
@@ -546,6 +564,9 @@ def test_people_meet_the_service_and_not_each_other() -> None:
     objects = render(MINIMAL)
     policy = only(objects, "NetworkPolicy", "hub-studovna-servers")
     assert peers(policy, "ingress") == {"hub", "proxy"}
+    # Jupyter's, and the sign-in's before an application; not the application's own.
+    (rule,) = policy["spec"]["ingress"]
+    assert [entry["port"] for entry in rule["ports"]] == [8888, SIDECAR_PORT]
     assert peers(policy, "egress") == {"hub", "proxy", "binder"}
     builds = only(objects, "NetworkPolicy", "hub-studovna-builds")
     assert builds["spec"]["podSelector"] == {} and peers(builds, "ingress") == set()

@@ -57,6 +57,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "podman": ({"site": {**SITE, "engine": "podman"}}, "site.engine is podman"),
     "bind": ({"site": {**SITE, "bind": "0.0.0.0:8000"}}, "site.bind is for one machine"),
     "profiles-folder": ({"site": {**SITE, "profiles": "p"}}, "site.profiles is a folder"),
+    "catalogue": (
+        {"site": {**SITE, "catalogue": ["streamlitt"]}},
+        "site.catalogue names streamlitt, and the catalogue has: ",
+    ),
     "ingress-without-host": ({"ingress": {"enabled": True}}, "site.public_url is not set"),
     "gateway-without-gateway": (
         {

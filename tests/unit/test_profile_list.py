@@ -133,6 +133,8 @@ def test_a_profile_as_a_whole() -> None:
             "http_timeout": 900,
             "licences": [],
             "site_volumes": {},
+            "web_port": 0,
+            "web_prefix": "strip",
         },
         "profile_options": {
             "size": {
@@ -299,12 +301,14 @@ def test_fancy_profiles_gets_the_list() -> None:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_browsers_read_the_patterns() -> None:
-    patterns = [
-        option["unlisted_choice"]["validation_regex"]
+    typed = {
+        (item["slug"], name): option["unlisted_choice"]["validation_regex"]
         for item in LIST
-        for option in item["profile_options"].values()
+        for name, option in item["profile_options"].items()
         if option["unlisted_choice"]["enabled"]
-    ]
+    }
+    patterns = [typed.pop((slug, "image")) for slug in ("custom-image", "binder")]
+    patterns += typed.values()
     script = """
       const [patterns, good, bad] = JSON.parse(process.argv[1]);
       for (const p of patterns) { new RegExp(p, "g"); new RegExp(p, "v"); }

@@ -162,6 +162,8 @@ true
 {{- $site := deepCopy .Values.site -}}
 {{- $_ := set $site "engine" "kubernetes" -}}
 {{- $_ := set $site "profiles" "profiles" -}}
+{{- /* What it takes from the catalogue is among the profiles already. */}}
+{{- $_ := unset $site "catalogue" -}}
 {{- $cluster := set ($site.cluster | default dict) "image_tag" .Values.images.tag -}}
 {{- $_ := set $site "cluster" $cluster -}}
 {{- $secrets := concat ($cluster.pull_secrets | default list) .Values.images.pullSecrets -}}
@@ -179,6 +181,17 @@ true
 {{- $texts := dict -}}
 {{- range $path, $_ := .Files.Glob "profiles/*.yaml" -}}
 {{- $_ := set $texts (base $path | trimSuffix ".yaml") ($.Files.Get $path) -}}
+{{- end -}}
+{{- range $name := .Values.site.catalogue | default list -}}
+{{- $text := $.Files.Get (printf "profiles/catalogue/%s.yaml" $name) -}}
+{{- if not $text -}}
+{{- $known := list -}}
+{{- range $path, $_ := $.Files.Glob "profiles/catalogue/*.yaml" -}}
+{{- $known = append $known (base $path | trimSuffix ".yaml") -}}
+{{- end -}}
+{{- fail (printf "\n\nsite.catalogue names %s, and the catalogue has: %s.\n" $name (join ", " $known)) -}}
+{{- end -}}
+{{- $_ := set $texts $name $text -}}
 {{- end -}}
 {{- range $name, $profile := .Values.profiles -}}
 {{- if kindIs "invalid" $profile -}}
@@ -199,9 +212,12 @@ true
 {{- $profile := fromYaml $text -}}
 {{- with $profile.Error }}{{ fail (printf "\n\nprofiles.%s is no YAML: %s\n" $name .) }}{{ end -}}
 {{- $found = append $found $profile.image -}}
+{{- $web := $profile.web -}}
 {{- range $profile.options -}}
-{{- range .choices }}{{ $found = append $found .image }}{{ end -}}
+{{- $web = or $web (.unlisted | default dict).web -}}
+{{- range .choices }}{{ $found = append $found .image }}{{ $web = or $web .web }}{{ end -}}
 {{- end -}}
+{{- if $web }}{{ $found = append $found "sidecar" }}{{ end -}}
 {{- end -}}
 {{- $images := list -}}
 {{- range without (compact $found | uniq) "" -}}

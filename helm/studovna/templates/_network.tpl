@@ -62,7 +62,10 @@ https in general (an identity provider or a registry in one's own network); neve
 podSelector: {matchLabels: {{ include "studovna.serverLabels" . | fromYaml | toJson }}}
 policyTypes: [Ingress, Egress]
 ingress:
-  - from: {{- include "studovna.homePeers" (list . "hub" "proxy") | nindent 6 }}
+  {{- /* Jupyter's server, and the sign-in before an application: what that one listens on itself is
+  for nobody outside. */}}
+  - ports: [{port: 8888, protocol: TCP}, {port: 18888, protocol: TCP}]
+    from: {{- include "studovna.homePeers" (list . "hub" "proxy") | nindent 6 }}
 egress:
   {{- include "studovna.dns" . | nindent 2 }}
   {{- include "studovna.internet" . | nindent 2 }}
