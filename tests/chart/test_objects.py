@@ -477,8 +477,8 @@ def test_the_catalogue_is_among_the_profiles_and_its_images_are_pulled() -> None
     assert "profiles/tensorboard.yaml" not in found
     assert "catalogue" not in YAML(typ="safe").load(found["site.yaml"])
     puller = only(objects, "DaemonSet", "hub-studovna-image-puller")
-    images = {box["image"] for box in puller["spec"]["template"]["spec"]["initContainers"]}
-    ours = {f"registry.example.org/studovna/{name}:latest" for name in ("streamlit", "sidecar")}
+    images = {box["image"] for box in puller["spec"]["template"]["spec"]["containers"]}
+    ours = {f"registry.example.org/studovna/{name}:{TAG}" for name in ("streamlit", "sidecar")}
     assert ours <= images
     mine = {"site": {**SITE, "catalogue": ["streamlit"]}, "profiles": {"streamlit": {"title": "A"}}}
     assert files(render(mine))["profiles/streamlit.yaml"].strip() == "title: A"
