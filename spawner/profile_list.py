@@ -338,6 +338,9 @@ def _unavailable(effects: Effects | UnlistedEffects, site: Site, able: Capabilit
 
 
 def _image_missing(image: str, site: Site, able: Capabilities) -> Text | None:
+    pushed = site.cluster.images if site.engine == "kubernetes" else None
+    if "/" not in image and pushed is not None and image not in pushed:
+        return Text("The image {image} is not in this site's registry yet.", image=image)
     if "/" not in image and able.images is not None:
         if site.image_reference(image) not in able.images:
             return Text(

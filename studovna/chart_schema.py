@@ -78,6 +78,7 @@ CHART: dict[str, Schema] = {
     "fullnameOverride": NAME,
     "images": closed(
         tag={"type": "string", "pattern": "^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$"},
+        pushed=several(NAME),
         hub=IMAGE,
         binder=IMAGE,
         pullPolicy=choice("Always", "IfNotPresent", "Never"),

@@ -285,7 +285,7 @@ def push_command(
         )
         if not pushed:
             raise BuildError(Text("No image is built yet. Run: studovna images build"), "")
-        told = chart_values(to, pushed[0].tag)
+        told = chart_values(to, pushed[0].tag, [one.name for one in pushed])
         if values is not None:
             values.write_text(told)
     except (SettingsError, BuildError, PodmanError) as error:

@@ -77,17 +77,19 @@ def tag_of(ids: Mapping[str, str]) -> str:
     return f"{__version__}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def chart_values(to: str, tag: str) -> str:
+def chart_values(to: str, tag: str, names: Sequence[str]) -> str:
     """What the chart has to know of a push, as YAML for its values.
 
-    >>> print(chart_values("registry.example.org", "0.1.0-5f1c"), end="")
+    >>> print(chart_values("registry.example.org", "0.1.0-5f1c", ["lab", "hub"]), end="")
     site:
       images: "registry.example.org/studovna"
     images:
       tag: "0.1.0-5f1c"
+      pushed: ["hub", "lab"]
     """
     folder = json.dumps(target_folder(to))
-    return f"site:\n  images: {folder}\nimages:\n  tag: {json.dumps(tag)}\n"
+    pushed = json.dumps(sorted(names))
+    return f"site:\n  images: {folder}\nimages:\n  tag: {json.dumps(tag)}\n  pushed: {pushed}\n"
 
 
 def push(

@@ -467,6 +467,16 @@ def test_the_puller_pulls_what_profiles_name() -> None:
     assert not [image for image in images if "scientific" in image or "{" in image]
 
 
+def test_what_was_not_pushed_is_neither_pulled_nor_offered() -> None:
+    pushed = ["hub", "binder", "builder", "lab"]
+    objects = render({"site": SITE, "images": {"tag": TAG, "pushed": pushed}})
+    puller = only(objects, "DaemonSet", "hub-studovna-image-puller")
+    images = {box["image"] for box in puller["spec"]["template"]["spec"]["containers"]}
+    assert f"registry.example.org/studovna/lab:{TAG}" in images
+    assert not [image for image in images if "scientific" in image]
+    assert YAML(typ="safe").load(files(objects)["site.yaml"])["cluster"]["images"] == pushed
+
+
 def test_the_catalogue_is_among_the_profiles_and_its_images_are_pulled() -> None:
     objects = render({"site": {**SITE, "catalogue": ["streamlit"]}})
     found = files(objects)

@@ -466,6 +466,16 @@ def test_images_that_are_not_built() -> None:
     assert str(cpu["studovna"]["unavailable"]).startswith("The image lab is not built")
 
 
+def test_images_that_were_not_pushed() -> None:
+    cluster = SITE.cluster.model_copy(update={"images": ["lab"]})
+    site = SITE.model_copy(update={"engine": "kubernetes", "cluster": cluster})
+    cpu, *_ = compile_profiles(PROFILES, site, set(), Capabilities(images=None))
+    assert cpu["studovna"]["unavailable"] is None
+    assert validate_options([cpu], {"image": "scientific"}) == (
+        "The image scientific is not in this site's registry yet."
+    )
+
+
 def test_only_images_of_the_sites_own_binder() -> None:
     def refusal(image: str, registry: str) -> Text | None:
         listed = compile_profiles(PROFILES, SITE, set(), Capabilities(registry=registry))

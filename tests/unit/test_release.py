@@ -191,10 +191,10 @@ def test_a_push_has_one_tag_that_other_images_never_have() -> None:
 
 
 def test_a_pushs_values_are_the_charts() -> None:
-    text = chart_values("registry.example.org:5000", "2026.11")
+    text = chart_values("registry.example.org:5000", "2026.11", ["lab", "hub"])
     assert YAML(typ="safe").load(text) == {
         "site": {"images": "registry.example.org:5000/studovna"},
-        "images": {"tag": "2026.11"},  # and no number
+        "images": {"tag": "2026.11", "pushed": ["hub", "lab"]},  # and no number
     }
 
 

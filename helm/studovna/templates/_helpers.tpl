@@ -115,6 +115,9 @@ true
 {{- if not .Values.images.tag -}}
 {{- fail "\n\nimages.tag is not set: give the tag that `studovna images push --to …` has printed. With it an upgrade brings the new images, and a rollback the old ones.\n" -}}
 {{- end -}}
+{{- if ($site.cluster | default dict).images -}}
+{{- fail "\n\nsite.cluster.images is what the chart sets from images.pushed. Set that one, and remove the line.\n" -}}
+{{- end -}}
 {{- if ($site.cluster | default dict).image_tag -}}
 {{- fail "\n\nsite.cluster.image_tag is what the chart sets from images.tag. Set that one, and remove the line.\n" -}}
 {{- end -}}
@@ -166,6 +169,9 @@ true
 {{- $_ := unset $site "catalogue" -}}
 {{- $cluster := set ($site.cluster | default dict) "image_tag" .Values.images.tag -}}
 {{- $_ := set $site "cluster" $cluster -}}
+{{- if .Values.images.pushed -}}
+{{- $_ := set $cluster "images" .Values.images.pushed -}}
+{{- end -}}
 {{- $secrets := concat ($cluster.pull_secrets | default list) .Values.images.pullSecrets -}}
 {{- if include "studovna.registry" . -}}
 {{- $secrets = append $secrets (include "studovna.pullSecret" .) -}}
@@ -221,7 +227,8 @@ true
 {{- end -}}
 {{- $images := list -}}
 {{- range without (compact $found | uniq) "" -}}
-{{- if not (or (contains "{" .) (has . $.Values.prePuller.skip)) -}}
+{{- $here := or (not $.Values.images.pushed) (contains "/" .) (has . $.Values.images.pushed) -}}
+{{- if and $here (not (or (contains "{" .) (has . $.Values.prePuller.skip))) -}}
 {{- $images = append $images (contains "/" . | ternary . (printf "%s/%s:%s" $.Values.site.images . $.Values.images.tag)) -}}
 {{- end -}}
 {{- end -}}
