@@ -17,6 +17,7 @@ from studovna.profile_schema import SIDECAR_PORT, WEB_PORTS
 from studovna.text import Text
 from studovna.units import format_cores, format_size, parse_size
 
+from .culling import BINDER_PROFILE
 from .quota import Resources
 from .web import SIDECAR
 
@@ -53,7 +54,7 @@ def from_binderhub(options: Mapping[str, Any]) -> dict[str, Any]:
     if "repo_url" not in options or "image" not in options or options.get("profile"):
         return dict(options)
     ours = {name: value for name, value in options.items() if name != "image"}
-    return {"profile": "binder", f"image{UNLISTED}": options["image"], **ours}
+    return {"profile": BINDER_PROFILE, f"image{UNLISTED}": options["image"], **ours}
 
 
 def normalise_options(

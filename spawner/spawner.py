@@ -13,6 +13,7 @@ from kubespawner.slugs import is_valid_label, safe_slug
 from tornado import web
 from traitlets import Bool, Dict, Enum, Instance, Integer, List, Unicode, default
 
+from spawner.culling import BINDER_PROFILE
 from spawner.deployment import Deployment
 from spawner.engine import Claim, EngineError
 from spawner.licences import silent_servers
@@ -283,18 +284,40 @@ class ProfileSpawner(KubeSpawner):
         )
         if self.web_port:
             wanted += SIDECAR
-        refusal = check_quota(self.deployment.site.project, self.others_reserved(), wanted)
+        refusal = self._one_too_many() or check_quota(
+            self.deployment.site.project, self.others_reserved(), wanted
+        )
         if refusal:
             raise StartRefused(refusal, reason="quota", status_code=403)
         self.reserved = wanted
 
-    def others_reserved(self) -> list[Resources]:
-        """What the person's other servers hold, those that are just starting included."""
+    def _one_too_many(self) -> Text | None:
+        """Binder keeps its limit itself; a start by the REST API does not come by there."""
+        most = self.deployment.site.binder.servers
+        if self.user_options.get("profile") != BINDER_PROFILE:
+            return None
+        running = [
+            one for one in self._others() if one.user_options.get("profile") == BINDER_PROFILE
+        ]
+        if len(running) < most:
+            return None
+        return Text(
+            "You run {most} servers from repositories, which is as many as you may. "
+            "Stop one first.",
+            most=most,
+        )
+
+    def _others(self) -> list[ProfileSpawner]:
+        """The person's other servers, those that are just starting included."""
         return [
-            other.reserved
+            other
             for other in self.user.spawners.values()
             if other is not self and other.active and other.reserved is not None
         ]
+
+    def others_reserved(self) -> list[Resources]:
+        """What the person's other servers hold."""
+        return [other.reserved for other in self._others() if other.reserved is not None]
 
     # State
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from spawner.deployment import Deployment
 from spawner.options import (
     BINDER_KEYS,
     MAX_OPTIONS_BYTES,
@@ -30,6 +32,7 @@ from spawner.options import (
 )
 from spawner.profile_list import DEFAULT_SHM, Capabilities, GpuNode, compile_profiles
 from spawner.quota import Resources
+from spawner.refusals import StartRefused
 from spawner.spawner import ProfileSpawner
 from studovna.profile_schema import Profile
 from studovna.profiles import load_profiles
@@ -464,6 +467,25 @@ def test_images_that_are_not_built() -> None:
     assert str(refusal).endswith("builds it with: make images IMAGES=scientific")
     cpu, *_ = compile_profiles(PROFILES, SITE, set(), Capabilities(images={}))
     assert str(cpu["studovna"]["unavailable"]).startswith("The image lab is not built")
+
+
+def test_no_more_servers_from_repositories_than_binder_lets() -> None:
+    most = SITE.binder.servers
+    project = SITE.project.model_copy(update={"servers": 10 * most})
+    site = SITE.model_copy(update={"project": project})
+    spawner = kubespawner_of({"profile": "binder"})
+    spawner.deployment = Deployment(site, PROFILES, Path("/nowhere"))
+    others = [
+        SimpleNamespace(active=True, reserved=Resources(), user_options={"profile": kind})
+        for kind in [*["binder"] * (most - 1), "cpu"]
+    ]
+    spawner.user = SimpleNamespace(spawners=dict(enumerate(others)))
+    spawner._reserve()
+    spawner.user.spawners["one more"] = others[0]
+    with pytest.raises(StartRefused, match=f"{most} servers from repositories"):
+        spawner._reserve()
+    spawner.user_options = {"profile": "cpu"}
+    spawner._reserve()
 
 
 def test_images_that_were_not_pushed() -> None:
