@@ -30,7 +30,7 @@ check: $(READY)
 	@$(BIN)/studovna check $(SITE_OPTION)
 
 images: $(READY)
-	@$(BIN)/studovna images build $(IMAGES)
+	@$(BIN)/studovna images build $(IMAGES) $(foreach arg,$(ARGS),--arg '$(arg)')
 
 test: $(DEV_READY)
 	@$(BIN)/python -m tests.run

@@ -5,7 +5,8 @@ from spawner import cluster_config, hub_config, leftovers
 from spawner.deployment import deployment
 from spawner.machine import Machine, gpus
 from studovna.hub_log import log_file
-from studovna.paths import site_file, site_id, state_dir
+from studovna.images import build_commands
+from studovna.paths import ROOT, site_file, site_id, state_dir
 from studovna.release import this_release
 from studovna.system import ca_bundle
 
@@ -39,7 +40,10 @@ else:
         folders=shared.site.folders,
     )
     PodmanSpawner.machine = Machine(
-        podman, PodmanSpawner.engine, binder_config.image_prefix(shared)
+        podman,
+        PodmanSpawner.engine,
+        binder_config.image_prefix(shared),
+        build_commands(ROOT / "images"),
     )
     leftovers.watch(PodmanSpawner.engine, log_file(shared.state_dir))
     c.JupyterHub.spawner_class = PodmanSpawner

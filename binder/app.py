@@ -22,7 +22,18 @@ import tornado.log
 from jupyterhub.services.auth import HubOAuthCallbackHandler
 from tornado import web
 from tornado.httpserver import HTTPServer
-from traitlets import Bool, Bytes, Callable, Dict, Integer, Type, Unicode, Union, default, validate
+from traitlets import (
+    Bool,
+    Bytes,
+    Callable,
+    Dict,
+    Integer,
+    Type,
+    Unicode,
+    Union,
+    default,
+    validate,
+)
 from traitlets.config import Application
 from traitlets.utils.importstring import import_item
 
@@ -30,7 +41,7 @@ from studovna.paths import site_file, state_dir
 from studovna.release import release
 from studovna.site import Site, load_site
 
-from .builds import BuildExecutor, BuildQueue
+from .builds import BuildExecutor, BuildQueue, KubernetesBuildExecutor
 from .cleaner import Cleaner, images_in_use, images_of_servers
 from .errors import BinderError
 from .handlers import api, pages
@@ -42,6 +53,7 @@ from .providers import PROVIDERS, AddressRules, RepoProvider
 from .ratelimit import RateLimiter
 from .registry import DockerRegistry
 from .service import BinderService
+from .starting import host_to_listen_on
 from .store import BuildStore
 from .tokens import GitTokens
 
@@ -86,9 +98,9 @@ class BinderHub(Application):
     hub_api_token = Unicode(help="The service's token; JUPYTERHUB_API_TOKEN by default.").tag(
         config=True
     )
-    auth_enabled = Bool(
-        True, help="Known for BinderHub's sake: people are always signed in here."
-    ).tag(config=True)
+    auth_enabled = Bool(True, help="Known for BinderHub's sake.").tag(
+        config=True, ignored="people are always signed in here"
+    )
     enable_api_only_mode = Bool(False, help="Serve no pages, only the API.").tag(config=True)
     use_registry = Bool(True, help="Push images to a registry, and look for them there.").tag(
         config=True
@@ -203,10 +215,27 @@ class BinderHub(Application):
         tornado.log.app_log.setLevel(logging.DEBUG if self.debug else logging.INFO)
         tornado.log.enable_pretty_logging()
         load_translations()
+        for said in self.ignored_options():
+            self.log.warning(said)
         self.site = load_site(site_file())
         self.folder = state_dir() / "binder"
         self.service = self.make_service(self.site)
         self.web = self.make_web()
+
+    def ignored_options(self) -> list[str]:
+        """A sentence for each option that is set and changes nothing here."""
+        classes: set[Any] = {type(self), self.build_class, KubernetesBuildExecutor, Launcher}
+        classes |= {DockerRegistry, *self.repo_providers.values()}
+        said = set()
+        for one in classes:
+            for name, trait in one.class_traits(config=True).items():
+                for parent in one.__mro__:
+                    section = self.config.get(parent.__name__, {})
+                    set_ = name in section and section[name] != trait.default()
+                    if set_ and "ignored" in trait.metadata:
+                        why = trait.metadata["ignored"]
+                        said.add(f"c.{parent.__name__}.{name} changes nothing here: {why}.")
+        return sorted(said)
 
     @default("log_level")
     def _log_level(self) -> int:
@@ -257,6 +286,8 @@ class BinderHub(Application):
         """What removes images that are over the site's budget; None where others see to that."""
         podman = getattr(executor, "podman", None)
         if not isinstance(registry, DockerRegistry) or (podman is None and release() is None):
+            return None
+        if not registry.embedded and podman is None:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
         return Cleaner(
@@ -340,7 +371,8 @@ class BinderHub(Application):
         server = HTTPServer(self.web, xheaders=True, trusted_downstream=["127.0.0.1", "::1"])
         if self.before_listening is not None:
             self.before_listening()
-        server.listen(address.port or self.port, address.hostname or "127.0.0.1")
+        host = host_to_listen_on(address.hostname or "127.0.0.1")
+        server.listen(address.port or self.port, host)  # without a host: of both families
         self.log.info("Binder listens on port %s", address.port or self.port)
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -11,13 +11,14 @@ import ctypes
 import fcntl
 import json
 import os
+import pwd
 import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from spawner.podman_translate import PIDS_LIMIT
 from studovna.podman import Podman
@@ -25,6 +26,7 @@ from studovna.text import Text
 
 CGROUPS = Path("/sys/fs/cgroup")
 BLOBS = Path("/var/lib/containers/cache")  # what podman, as root, knows of registries' layers
+POLICY = "policy.json"
 RESERVE = 512 * 2**20  # bytes of the machine's disk that a build leaves free
 _PERIOD = 100_000  # microseconds
 _MS_NOSUID, _MS_NODEV, _MS_BIND = 2, 4, 4096
@@ -76,7 +78,7 @@ class AnyRoom(Protocol):
         """Let the store see some of the images that are here already."""
 
     def limits(self) -> list[str]:
-        """The options of a build that bound a step."""
+        """The options of a build that bound a step, and where images may come from."""
 
     def out_of_memory(self) -> bool:
         """Whether a step came to the end of its memory."""
@@ -103,8 +105,11 @@ class Room:
         for name in ("tmp", "home", "root"):
             (self._folder / name).mkdir(mode=0o700)
         (self._folder / "nobody.json").write_text("{}")
+        (self._folder / POLICY).write_text(json.dumps(registries_only(_policy_of_this_machine())))
         if self._build.limits == "cgroupfs":
             self._make_cgroups()
+        for store in _stores_of_people(Path(self._build.store["root"])):
+            _mount("tmpfs", str(store), "tmpfs", _MS_NOSUID | _MS_NODEV)
         if os.access(BLOBS, os.R_OK | os.X_OK):
             # So the layers of the site's image are lent by the registry, and not packed again. A
             # copy: it would forget that one when it knew of more builds that have them.
@@ -122,7 +127,10 @@ class Room:
         os.environ["TMPDIR"] = self.environment["TMPDIR"]
 
     def show(self, names: Set[str]) -> None:
-        """Let the store see some of this machine's images, and no others. Raises OSError."""
+        """Let the store see some of this machine's images, and no others. Raises OSError.
+
+        Nor is there a way around: what is seen takes the place of this machine's own list.
+        """
         driver, root = self._build.store["driver"], Path(self._build.store["root"])
         images = self._folder / "images"
         mine, theirs = images / f"{driver}-images", root / f"{driver}-images"
@@ -134,8 +142,10 @@ class Room:
         shown = [one for one in all_of_them if names & set(one.get("names") or [])]
         for one in shown:
             one["names"] = [name for name in one["names"] if name in names]
-            (mine / one["id"]).symlink_to(theirs / one["id"])
+            shutil.copytree(theirs / one["id"], mine / one["id"], symlinks=True)
         (mine / "images.json").write_text(json.dumps(shown))
+        # A Dockerfile may name a store by its place: containers-storage:[overlay@/var/lib/…]image.
+        _mount(str(mine), str(theirs), None, _MS_BIND)
 
     def argv(self, *args: str) -> list[str]:
         """`podman ARGS` with the build's own store. Raises PodmanError without podman."""
@@ -149,7 +159,10 @@ class Room:
         return self._podman.argv(*own, "--cgroup-manager", manager, *args)
 
     def limits(self) -> list[str]:
-        """The options of `podman build` that bound a step."""
+        """The options of `podman build` that bound a step, and where images may come from."""
+        return [*self._limits(), f"--signature-policy={self._folder / POLICY}"]
+
+    def _limits(self) -> list[str]:
         if self._build.limits == "cgroupfs":
             return ["--cgroup-parent", f"/{self._build.name}/run/step"]
         if self._build.limits == "systemd":
@@ -196,6 +209,32 @@ class Room:
                 (top / "cpu.cfs_period_us").write_text(str(_PERIOD))
                 (top / "cpu.cfs_quota_us").write_text(quota)
             (top / "builder/cgroup.procs").write_text("0")
+
+
+def registries_only(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """A machine's containers-policy.json(5), for one who may take images from registries alone.
+
+    A Dockerfile may name any folder or archive of this machine as an image (``FROM dir:/…``), and
+    so may an image that it begins with (``ONBUILD COPY --from=…``).
+    """
+    usual = policy.get("default") or [{"type": "insecureAcceptAnything"}]
+    docker = {"": usual, **dict((policy.get("transports") or {}).get("docker") or {})}
+    return {"default": [{"type": "reject"}], "transports": {"docker": docker}}
+
+
+def _policy_of_this_machine() -> dict[str, Any]:
+    try:
+        return dict(json.loads(Path("/etc/containers/policy.json").read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def _stores_of_people(ours: Path) -> list[Path]:
+    """The stores that people of this machine have, but for the one that is built with."""
+    found = {Path(one.pw_dir) / ".local/share/containers" for one in pwd.getpwall()}
+    with contextlib.suppress(OSError):
+        return [one for one in sorted(found) if one.is_dir() and not ours.is_relative_to(one)]
+    return []
 
 
 def out_of_memory(name: str) -> bool:

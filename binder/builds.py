@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from tornado.log import app_log
 from traitlets import Bool, Dict, Integer, List, Unicode
@@ -31,6 +31,7 @@ from .store import BuildStore
 
 JUST_BUILT = 5.0  # seconds in which a registry's "absent" may be older than the image
 PRIVATE = "private"
+ENDING_SECONDS = 10.0  # in which a build that is being cancelled may end when the service ends
 KEPT_LOGS = 50  # finished builds whose log stays in memory
 
 
@@ -59,8 +60,8 @@ class BuildRequest:
 
     @property
     def name(self) -> str:
-        """The build's name: the same for the same image, fit for a pod (38 characters)."""
-        return "build-" + hashlib.sha256(self.image.encode()).hexdigest()[:32]
+        """The build's name (`build_name`)."""
+        return build_name(self.image)
 
     @property
     def metric(self) -> str:
@@ -73,10 +74,10 @@ class BuildRequest:
         return f"{PRIVATE} {self.repo_url}" if self.private_link else self.repo_url
 
     def to_dict(self) -> dict[str, Any]:
-        """For the store: everything but the credential."""
+        """For the store: everything but the credential, and whether there is one."""
         data = asdict(self)
         del data["credential"]
-        return data
+        return data | {"with_credential": self.credential is not None}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -84,6 +85,11 @@ class BuildRequest:
         values = {name: value for name, value in data.items() if name in known}
         values["git_config"] = tuple((str(k), str(v)) for k, v in values.get("git_config", ()))
         return cls(**values)
+
+
+def build_name(image: str) -> str:
+    """The name of an image's build: the same for the same image, fit for a pod (38 characters)."""
+    return "build-" + hashlib.sha256(image.encode()).hexdigest()[:32]
 
 
 class BuildExecutor(LoggingConfigurable):
@@ -96,13 +102,15 @@ class BuildExecutor(LoggingConfigurable):
     """
 
     version = ""
+    leaving = False
+    """Whether the service ends: a build that is cancelled then is to go on without it."""
 
     appendix = Unicode("", help="Lines for the end of the Dockerfile, where one is used.").tag(
         config=True
     )
-    push_secret = Unicode(
-        "", help="The Kubernetes secret with the registry's push credential.", allow_none=True
-    ).tag(config=True)
+    push_secret = Unicode("", help="Known for BinderHub's sake.", allow_none=True).tag(
+        config=True, ignored="the registry's credential is in site.yaml, or registry_credentials"
+    )
     registry_credentials = Dict(
         help="The registry's push credential: {'registry', 'username', 'password'}."
     ).tag(config=True)
@@ -112,8 +120,8 @@ class BuildExecutor(LoggingConfigurable):
     memory_limit = Integer(0, help="Memory in bytes that a build may use; 0: no limit.").tag(
         config=True
     )
-    git_credentials = Unicode("", help="Known for BinderHub's sake: see RepoProvider.").tag(
-        config=True
+    git_credentials = Unicode("", help="Known for BinderHub's sake.").tag(
+        config=True, ignored="set RepoProvider.git_credentials"
     )
 
     @abstractmethod
@@ -148,19 +156,43 @@ class BuildExecutor(LoggingConfigurable):
 
 
 class KubernetesBuildExecutor(BuildExecutor):
-    """The options that BinderHub gives to builds in pods. Where ours runs them is in the site."""
+    """BinderHub's options for builds in pods, known for its sake: ours are those of the site."""
 
-    namespace = Unicode("", help="The namespace of build pods.").tag(config=True)
-    build_image = Unicode("", help="The image of build pods.").tag(config=True)
-    docker_host = Unicode("", help="Known for BinderHub's sake: no socket is used.").tag(
-        config=True
+    namespace = Unicode("", help="The namespace of build pods.").tag(
+        config=True, ignored="it is the chart's"
     )
-    resources = Dict(help="Resources of build pods, as Kubernetes writes them.").tag(config=True)
-    node_selector = Dict(help="Labels of the nodes that build.").tag(config=True)
-    log_tail_lines = Integer(
-        100, help="Known for BinderHub's sake: whoever joins sees the whole log."
-    ).tag(config=True)
-    sticky_builds = Bool(False, help="Known for BinderHub's sake.").tag(config=True)
+    build_image = Unicode("", help="The image of build pods.").tag(
+        config=True, ignored="it is the site's own builder"
+    )
+    docker_host = Unicode("", help="Docker's socket.").tag(config=True, ignored="no socket is used")
+    resources = Dict(help="Resources of build pods, as Kubernetes writes them.").tag(
+        config=True, ignored="set build_cpu and build_memory in site.yaml"
+    )
+    node_selector = Dict(help="Labels of the nodes that build.").tag(
+        config=True, ignored="builds run where the cluster puts them"
+    )
+    log_tail_lines = Integer(100, help="What of a log is shown to who joins.").tag(
+        config=True, ignored="whoever joins sees the whole log"
+    )
+    sticky_builds = Bool(False, help="Whether a repository is built on one node.").tag(
+        config=True, ignored="builds keep nothing on their nodes"
+    )
+
+    instead: ClassVar[dict[str, str]] = {
+        "namespace": "builds.namespace of the chart's values",
+        "build_image": "images.tag of the chart's values, or images in site.yaml",
+        "resources": "binder.build_cpu and binder.build_memory in site.yaml",
+        "node_selector": "cluster.placement.builds in site.yaml",
+    }
+    """Options of BinderHub that have no effect here, and what has."""
+
+    def warn_of_unused(self) -> None:
+        """Tell an operator of options that somebody set in vain."""
+        for name, other in self.instead.items():
+            if getattr(self, name):
+                app_log.warning(
+                    "KubernetesBuildExecutor.%s has no effect here: set %s", name, other
+                )
 
 
 class Build:
@@ -234,7 +266,10 @@ class BuildQueue:
         self._ended: OrderedDict[str, Build] = OrderedDict()  # by name
 
     async def restore(self) -> None:
-        """After a restart: follow the builds that still exist, conclude the others as failed."""
+        """After a restart: follow the builds that still exist, and queue the others again.
+
+        One that needs a credential to be fetched has lost it, and is concluded as failed.
+        """
         found = await self.executor.running()
         for data in await self.store.unfinished():
             try:
@@ -244,18 +279,21 @@ class BuildQueue:
                 continue
             if request.image in self._active:
                 continue  # asked for again in the meantime
-            build = Build(request, self.log_limit)
-            self._active[request.image] = build
+            build = self._active[request.image] = Build(request, self.log_limit)
             if request.name in found:
                 app_log.info("Following %s of %s again", request.name, request.repo_url)
                 self._start(build)
-            else:
+            elif data.get("with_credential"):
                 interrupted = Text(
                     "The build of {url} was interrupted when the service restarted. Open the "
                     "link again to build it.",
                     url=request.repo_url,
                 )
                 await self._conclude(build, failed(interrupted))
+            else:
+                app_log.info("Queueing %s of %s again", request.name, request.repo_url)
+                self._wait(build)
+        self._next()
         for name in found - {build.name for build in self._active.values()}:
             app_log.warning("Ending the build %s: nothing is known of it", name)
             await self.executor.cancel(name)
@@ -282,8 +320,7 @@ class BuildQueue:
             )
         self._may_start(request.started_by)
         build = self._active[request.image] = Build(request, self.log_limit)
-        self._waiting.setdefault(request.started_by, deque()).append(build)
-        build.log.append(event("waiting", Text("Waiting for the build to start...")))
+        self._wait(build)
         self._next()
         try:
             await self.store.begin(request.name, request.to_dict())
@@ -313,22 +350,40 @@ class BuildQueue:
         """End a build for everyone who watches it. Returns when nothing of it runs any more."""
         if build.log.closed:
             return
-        build.cancelled_by = person
+        first = not build.cancelled_by
+        build.cancelled_by = build.cancelled_by or person
         task = self._running.get(build.request.image)
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(task)
+        if task is None:
+            self._remove_waiting(build)
+            await self._conclude(build, failed(_cancelled(build)))
             return
-        self._remove_waiting(build)
-        await self._conclude(build, failed(_cancelled(build)))
+        if first:  # a second one would cut off the ending that the first one began
+            task.cancel()
+        await asyncio.wait([task])
+        if not build.log.closed:  # it was cut off itself: before its first step, or at its end
+            await self._end_in_engine(build)
+            await self._conclude(build, failed(_cancelled(build)))
 
     async def close(self) -> None:
-        """At the service's end: builds go on in the engine, and are found again at its start."""
+        """At the service's end: builds go on in the engine, and are found again at its start.
+
+        One that is just being cancelled is not to be found again: it may end first.
+        """
+        self.executor.leaving = True
+        ending = [task for image, task in self._running.items() if self._active[image].cancelled_by]
         tasks = list(self._running.values())
         for task in tasks:
+            if task not in ending:
+                task.cancel()
+        if ending:
+            await asyncio.wait(ending, timeout=ENDING_SECONDS)
+        for task in ending:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _wait(self, build: Build) -> None:
+        self._waiting.setdefault(build.request.started_by, deque()).append(build)
+        build.log.append(event("waiting", Text("Waiting for the build to start...")))
 
     def _remove_waiting(self, build: Build) -> None:
         mine = self._waiting.get(build.request.started_by)
@@ -362,12 +417,12 @@ class BuildQueue:
     def _start(self, build: Build) -> None:
         build.position = None
         build.started = time.time()
-        metrics.BUILDS_INPROGRESS.inc()
         task = asyncio.create_task(self._run(build), name=build.name)
         self._running[build.request.image] = task
 
     async def _run(self, build: Build) -> None:
         request, leaving = build.request, False
+        metrics.BUILDS_INPROGRESS.inc()
         try:
             async with contextlib.aclosing(self.executor.run(request)) as events:
                 async for new in events:
@@ -405,6 +460,8 @@ class BuildQueue:
 
     async def _conclude(self, build: Build, last: Event) -> None:
         """Whatever happened, a build ends here: once, with its final event, its log stored."""
+        if build.log.closed:
+            return
         build.ended = time.time()
         build.position = None
         request = build.request
@@ -451,4 +508,5 @@ __all__ = [
     "BuildRequest",
     "Failed",
     "KubernetesBuildExecutor",
+    "build_name",
 ]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from tornado.log import app_log
 
 from studovna.podman import Podman, PodmanError
 
+from .builds import build_name
 from .errors import Failed
 from .hub import HubClient
 from .registry import DockerRegistry
@@ -27,6 +28,7 @@ from .store import BuildStore
 RECENT = 3600.0  # seconds
 TARGET = 0.9  # of the budget is left after a clean-up, so that not every build begins another one
 AT_ONCE = 8  # questions to the registry
+LOOK_SECONDS = 3600.0  # after which the registry is asked again for all that it has
 
 IMAGE_OPTIONS = ("image--unlisted-choice", "image")
 
@@ -56,21 +58,27 @@ def choose(images: Iterable[Stored], budget: int, keep: set[str], now: float) ->
     ['a']
     """
     left = sorted(images, key=lambda one: one.used)
-    if disk(left) <= budget:
-        return []
+    sizes = {digest: size for one in left for digest, size in one.blobs.items()}
+    holders = Counter(digest for one in left for digest in one.blobs)
+    total = sum(sizes.values())
     doomed: list[str] = []
-    for one in list(left):
+    for one in left if total > budget else ():
         if one.image in keep or one.used > now - RECENT:
             continue
-        left.remove(one)
         doomed.append(one.image)
-        if disk(left) <= TARGET * budget:
+        for digest in one.blobs:
+            holders[digest] -= 1
+            total -= 0 if holders[digest] else sizes[digest]
+        if total <= TARGET * budget:
             break
     return doomed
 
 
 class Cleaner:
     """Remembers when images were used, and deletes those that are over the budget.
+
+    The site's own registry is cleaned, and this machine of the copies of what is gone there. What
+    is in another registry is its operator's: there, only the copies on this machine are budgeted.
 
     ``prefix`` is what the names of built images begin with, ``base`` the repository of the site's
     image there and ``version`` its tag; ``in_use`` gives the images that must stay; ``podman`` is
@@ -97,6 +105,8 @@ class Cleaner:
         self._version = version
         self._in_use = in_use
         self._podman = podman
+        self._known: dict[str, Mapping[str, int]] = {}  # the blobs of the images that are there
+        self._looked: float | None = None  # when all of them were asked for
         self._used: dict[str, float] = {}
         self._changed = False
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -122,14 +132,19 @@ class Cleaner:
     async def clean(self) -> list[str]:
         """Delete what is over the budget; the images that were deleted. Raises Failed."""
         await self.save()
-        images = await self._images()
-        keep = await self._in_use() if disk(images) > self._budget else set()
+        if self._registry.embedded:
+            return await self._clean_registry()
+        return await self._clean_copies()
+
+    async def _clean_registry(self) -> list[str]:
+        images = await self._images(await self._names())
         doomed = []
-        for image in choose(images, self._budget, keep, time.time()):
+        for image in await self._choose(images):
             if self._is_recent(image):  # somebody asked for it meanwhile
                 continue
             await self._registry.delete(image)
             doomed.append(image)
+            self._known.pop(image, None)
             self._used.pop(image, None)
             self._changed = True
             await self._store.forget(build_name(image))
@@ -140,6 +155,21 @@ class Cleaner:
         await self.save()
         await self._remove_copies({one.image for one in images} - set(doomed))
         return doomed
+
+    async def _clean_copies(self) -> list[str]:
+        copies = await self._copies()
+        images = await self._images(copies)
+        doomed = await self._choose(images)
+        await self._remove_copies({one.image for one in images} - set(doomed))
+        for image in set(self._used) - copies:
+            if not self._is_recent(image):
+                del self._used[image]
+                self._changed = True
+        return doomed
+
+    async def _choose(self, images: list[Stored]) -> list[str]:
+        keep = await self._in_use() if disk(images) > self._budget else set()
+        return choose(images, self._budget, keep, time.time())
 
     def _is_recent(self, image: str) -> bool:
         return self._used.get(image, 0.0) > time.time() - RECENT
@@ -161,29 +191,48 @@ class Cleaner:
         except OSError as error:
             app_log.error("The use of images could not be stored: %s", error)
 
-    async def _images(self) -> list[Stored]:
-        """The built images that the registry has. One not known to us counts as used just now."""
+    async def _names(self) -> set[str]:
+        """The built images of the site's registry: those that are known, or all, now and then."""
+        names = {*self._used, *self._known}
+        if not self._is_time_to_look():
+            return names
         host, _, path = self._prefix.partition("/")
-        names: set[str] = set(self._used)
-        if self._registry.embedded:
-            for repository in await self._registry.repositories():
-                if repository.startswith(path) and "/" not in repository.removeprefix(path):
-                    tags = await self._registry.tags(repository)
-                    names |= {f"{host}/{repository}:{tag}" for tag in tags}
+        for repository in await self._registry.repositories():
+            if repository.startswith(path) and "/" not in repository.removeprefix(path):
+                tags = await self._registry.tags(repository)
+                names |= {f"{host}/{repository}:{tag}" for tag in tags}
+        return names
+
+    def _is_time_to_look(self) -> bool:
+        return self._looked is None or time.monotonic() - self._looked > LOOK_SECONDS
+
+    async def _images(self, names: set[str]) -> list[Stored]:
+        """Those of the images that are there. One that nobody has used counts as used just now.
+
+        An image's name holds its version: one that is known is asked for again only when all are.
+        """
         slots = asyncio.Semaphore(AT_ONCE)
 
-        async def one(image: str) -> Stored | None:
+        async def ask(image: str) -> None:
             async with slots:
                 info = await self._registry.image(image)
             if info is None:
+                self._known.pop(image, None)
                 self._used.pop(image, None)
-                return None
+                return
+            self._known[image] = info.blobs
+
+        all_of_them = self._is_time_to_look()
+        wanted = names if all_of_them else names - set(self._known)
+        await asyncio.gather(*(ask(image) for image in sorted(wanted)))
+        if all_of_them:
+            self._looked = time.monotonic()
+        found = []
+        for image in sorted(names & set(self._known)):
             if image not in self._used:
                 self.used(image)
-            return Stored(image, self._used[image], info.blobs)
-
-        found = await asyncio.gather(*(one(image) for image in sorted(names)))
-        return [stored for stored in found if stored is not None]
+            found.append(Stored(image, self._used[image], self._known[image]))
+        return found
 
     async def _old_bases(self) -> bool:
         """Forget earlier versions of the site's image; images made from them have its layers.
@@ -207,26 +256,30 @@ class Cleaner:
         return deleted
 
     async def _remove_copies(self, there: set[str]) -> None:
-        """Remove this machine's copies of images that the registry has no more."""
-        if self._podman is None:
+        """Remove this machine's copies of all images but these."""
+        try:
+            copies = await self._copies()
+        except Failed as error:
+            app_log.warning("Copies of images could not be removed: %s", error)
             return
+        for image in copies - there:
+            # One built since the registry was asked is about to be started.
+            if self._podman is not None and not self._is_recent(image):
+                # Without force: one that a container uses stays.
+                with contextlib.suppress(PodmanError):
+                    await self._podman.arun("rmi", "--", image, timeout=120)
+
+    async def _copies(self) -> set[str]:
+        """The built images that this machine has. Raises Failed."""
+        if self._podman is None:
+            return set()
         try:
             listed = await self._podman.arun("images", "--format", "{{.Repository}}:{{.Tag}}")
-            base = f"{self._prefix}site/lab:"
-            for image in listed.split():
-                ours = image.startswith(self._prefix) and not image.startswith(base)
-                # One built since the registry was asked is about to be started.
-                if ours and image not in there and not self._is_recent(image):
-                    # Without force: one that a container uses stays.
-                    with contextlib.suppress(PodmanError):
-                        await self._podman.arun("rmi", "--", image, timeout=120)
         except PodmanError as error:
-            app_log.warning("Copies of images could not be removed: %s", error)
-
-
-def build_name(image: str) -> str:
-    """The name of the build of an image (`builds.BuildRequest.name`)."""
-    return "build-" + hashlib.sha256(image.encode()).hexdigest()[:32]
+            raise Failed(error.text) from error
+        base = f"{self._prefix}site/lab:"
+        ours = (one for one in listed.split() if one.startswith(self._prefix))
+        return {one for one in ours if not one.startswith(base)}
 
 
 async def images_in_use(podman: Podman) -> set[str]:

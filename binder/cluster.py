@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from tornado.log import app_log
 
-from spawner.engine import Engine, EngineError, PodExists, PodMissing
+from spawner.engine import Engine, EngineError, PodExists, PodMissing, QuotaFull
 from spawner.kubernetes_engine import KubernetesEngine
 from studovna.paths import site_file, state_dir
 from studovna.podman import Podman
@@ -29,9 +29,11 @@ from .events import Event, event
 from .executor import (
     BASE_SECONDS,
     CONTROL,
-    ENDED,
     LAST_LINES,
     PHASES,
+    QUOTA_PAUSE,
+    STILL_FULL,
+    WAITING_FOR_QUOTA,
     Base,
     Message,
     PodBuildExecutor,
@@ -44,8 +46,6 @@ IMAGES_LOGIN = "images-auth.json"
 
 REGISTRIES_CONF = REGISTRIES
 """Beside site.yaml: mirrors, and registries without TLS; containers-registries.conf(5)."""
-
-GONE_TRIES, GONE_PAUSE = 15, 0.2
 
 
 class ClusterBuildExecutor(PodBuildExecutor):
@@ -108,13 +108,22 @@ class ClusterBuildExecutor(PodBuildExecutor):
             self.site.image_reference("dockerfiles"),
             registries.read_text() if registries.is_file() else "",
         )
-        try:
-            await self.dockerfiles.run(pod, data=data)
-        except PodExists:
-            app_log.info("%s has a builder already", request.name)
-        except EngineError as error:
-            app_log.error("%s could not start: %s %s", request.name, error, error.detail)
-            return Failed(Text("The build could not start. {why}", why=error.sentence))
+        for waited in self._turns():
+            try:
+                await self.start_pod(self.dockerfiles, pod, data)
+                break
+            except PodExists:
+                app_log.info("%s has a builder already", request.name)
+                break
+            except QuotaFull:
+                if not waited:
+                    await said.put(event("waiting", WAITING_FOR_QUOTA))
+                await asyncio.sleep(QUOTA_PAUSE)
+            except EngineError as error:
+                app_log.error("%s could not start: %s %s", request.name, error, error.detail)
+                return Failed(Text("The build could not start. {why}", why=error.sentence))
+        else:
+            return Failed(STILL_FULL)
         for container in CONTAINERS:
             failed = await self._read_stock(self.dockerfiles, request.name, container, said)
             if failed is not None:
@@ -138,7 +147,8 @@ class ClusterBuildExecutor(PodBuildExecutor):
                     elif message.kind == "end":
                         return None
                     elif message.kind == "failed" and message.text is not None:
-                        return Failed(message.text)
+                        said_so = Failed(message.text)
+                        return await self._more(engine, name, container, container, said_so)
                     # What fetching says has been said by the pod that fetched first.
                     if container == FETCH:
                         continue
@@ -146,15 +156,7 @@ class ClusterBuildExecutor(PodBuildExecutor):
                         await said.put(event(phase, line))
                     elif message.text is not None:
                         await said.put(event(phase, message.text))
-        try:
-            for _ in range(GONE_TRIES):
-                state = await engine.state(name)
-                if state.phase == "Missing":
-                    return Failed(ENDED)
-                # Somebody who deletes a pod ends its containers first.
-                await asyncio.sleep(GONE_PAUSE)
-        except EngineError as error:
-            return Failed(error.sentence)
+        state = await self._state_after_end(engine, name, container)
         return self._why(container, container, state, last)
 
     async def _end_all(self, name: str) -> None:

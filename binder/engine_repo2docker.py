@@ -57,6 +57,7 @@ _STEP = re.compile(
 _CODE = re.compile(r"exit status (\d+)")
 _FROM = re.compile(r"(?:\[\d+/\d+\] )?STEP \d+/\d+: FROM (\S+).*", re.IGNORECASE)
 _STAGE = re.compile(r"\s*FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+\S+)?\s*", re.IGNORECASE)
+_REJECTED = re.compile(r"Running image (\S+) is rejected by policy")
 _NO_BASE = re.compile(r"Error: creating build container: (.*)|Error: (short-name .*)")
 
 
@@ -305,6 +306,11 @@ def stages(dockerfile: str) -> set[str]:
 def why(code: int, last: Sequence[str], out_of_memory: bool, memory: int) -> Text:
     """The sentence for a `podman build` that failed, from its last lines. Pure."""
     said = _error(last)
+    if found := _REJECTED.search(said):
+        return Text(
+            "{image} is no image of a registry, and a build takes images only from registries.",
+            image=found[1][:200],
+        )
     step = next((m for line in reversed(last) if (m := _STEP.match(line))), None)
     killed = "exit status 137" in said or any(re.search(r"\bKilled\b", line) for line in last)
     if out_of_memory and killed:

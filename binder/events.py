@@ -17,6 +17,7 @@ from typing import Any
 from studovna.text import Text
 
 FINAL_PHASES = frozenset({"ready", "failed"})
+OUTPUT_PHASES = frozenset({"fetching", "building", "pushing"})
 TAIL_EVENTS = 200  # of the build's own output that is kept when its log is over the limit
 
 Event = dict[str, Any]
@@ -44,8 +45,8 @@ def failed(message: Text, **more: Any) -> Event:
 class EventLog:
     """The events of one build or one launch.
 
-    ``limit`` bounds the serialised size in bytes: beyond it, output (``building`` and ``pushing``
-    events) is left out but for its last 200 events, which come when the log is closed.
+    ``limit`` bounds the serialised size in bytes: beyond it, output (events of `OUTPUT_PHASES`) is
+    left out but for its last 200 events, which come when the log is closed.
     """
 
     def __init__(self, name: str, limit: int = 8 * 1024**2) -> None:
@@ -67,7 +68,7 @@ class EventLog:
         if self.closed:
             return
         data = json.dumps(new, separators=(",", ":"))
-        if self.size + len(data) > self.limit and new.get("phase") in ("building", "pushing"):
+        if self.size + len(data) > self.limit and new.get("phase") in OUTPUT_PHASES:
             if self._left_out == 0:
                 said = Text(
                     "The log is longer than {limit} MB: what follows is left out but for its end.",
@@ -120,6 +121,11 @@ def parse_event_id(text: str) -> tuple[str, int, bool] | None:
     """``<log>.<position>`` of ``Last-Event-ID``, and whether it was the last event of all."""
     found = _EVENT_ID.fullmatch(text)
     return (found[1], int(found[2]), found[3] is not None) if found else None
+
+
+def has_text(data: str) -> bool:
+    """Whether a serialised event may hold a sentence that can be translated."""
+    return '"text":' in data  # a quote in the message is escaped
 
 
 def sse(data: str, event_id: str = "") -> str:

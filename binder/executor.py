@@ -9,16 +9,25 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from kubernetes_asyncio.client import V1Pod
 from tornado.log import app_log
 
-from spawner.engine import Engine, EngineError, PodExists, PodMissing, PodState
+from spawner.engine import (
+    Engine,
+    EngineError,
+    PodData,
+    PodExists,
+    PodMissing,
+    PodState,
+    QuotaFull,
+)
 from spawner.podman_engine import PodmanEngine
 from studovna import build_settings, images
 from studovna.paths import ROOT, site_id, state_dir
@@ -57,6 +66,7 @@ LONGEST_TEXT = 10_000  # characters of a sentence that a container says
 MAX_DISK = 10 * 10**9  # bytes that one build may take, and no more than all images together
 REGISTRY_SECONDS = 20
 REMOVAL_PAUSE = 3.0
+ENDED_SECONDS, ENDED_PAUSE = 1.2, 0.2  # longer than an engine's answer may be old
 BASE_SECONDS = 900.0  # how long the site's image may take to be pushed to the registry
 _INDEX_VARIABLES = (
     "UV_DEFAULT_INDEX", "UV_INDEX", "UV_FIND_LINKS", "UV_INSECURE_HOST", "UV_INDEX_STRATEGY",
@@ -67,6 +77,10 @@ _PIP_VARIABLES = {
     "UV_FIND_LINKS": "PIP_FIND_LINKS",
     "UV_INSECURE_HOST": "PIP_TRUSTED_HOST",
 }
+LEAVING_SECONDS = 4.0  # a hub gives its services five to end
+QUOTA_PAUSE = 5.0
+WAITING_FOR_QUOTA = Text("There is no room for one more build. Waiting until another one ends...")
+STILL_FULL = Text("There was no room for one more build for a long time. Try again later.")
 ENDED = Text("The build was ended by an administrator.")
 _TEMPLATE = re.compile(r"(?:[^{}]|\{[a-z_]{1,30}\})*")  # names to fill in, and no expressions
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]")
@@ -102,7 +116,6 @@ class Message:
     kind: str
     text: Text | None = None
     name: str = ""
-    buildpack: str = ""
     resources: str = ""
 
 
@@ -122,6 +135,7 @@ class PodBuildExecutor(KubernetesBuildExecutor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.warn_of_unused()
         self.site: Site = site or cast(Any, self.parent).site
         state = podman.state if podman else state_dir()
         self.registry = registry or DockerRegistry(parent=self.parent, state=state)
@@ -185,15 +199,49 @@ class PodBuildExecutor(KubernetesBuildExecutor):
                 yield event("waiting", Text("Preparing the registry with the site's image..."))
         await self._base_is_there(pushing)
         yield event("fetching", Text("Fetching {url}", url=request.repo_url))
-        containers = await self._start(request, base)
+        containers: tuple[str, ...] | None = None
+        for waited in self._turns():
+            try:
+                containers = await self._start(request, base)
+                break
+            except QuotaFull:
+                if not waited:
+                    yield event("waiting", WAITING_FOR_QUOTA)
+                await asyncio.sleep(QUOTA_PAUSE)
+        if containers is None:
+            raise Failed(STILL_FULL, status=503)
         try:
             async with contextlib.aclosing(self._follow(request, containers)) as events:
                 async for one in events:
                     yield one
+            await self._check_image(request)
         except Failed:
             await self._end(name)
             raise
         self._remove_soon(name)
+
+    async def _check_image(self, request: BuildRequest) -> None:
+        """Raise Failed when the image is not there, whatever the containers say.
+
+        The repository's code writes in the folders that the last of them reads.
+        """
+        if await self.registry.image(request.image) is None:
+            raise Failed(
+                Text(
+                    "The build ended without an image. Something that the repository runs while "
+                    "it is built, such as its postBuild, has kept it from being made."
+                )
+            )
+
+    def _turns(self) -> Iterator[bool]:
+        """While a pod may wait for room in the cluster's quota; False the first time.
+
+        As long as a build may take: by then those that fill the quota now have ended.
+        """
+        end = time.monotonic() + self.site.binder.build_minutes * 60
+        yield False
+        while time.monotonic() < end:
+            yield True
 
     async def cancel(self, name: str) -> None:
         await self._end(name)
@@ -257,18 +305,35 @@ class PodBuildExecutor(KubernetesBuildExecutor):
     async def _start(self, request: BuildRequest, base: Base) -> tuple[str, ...]:
         """Start the pod; its containers, or none when a service that ended has begun it before.
 
+        Raises QuotaFull, or Failed.
+
         Whether there is one is not asked first: each question takes as long as a step of the start.
         """
         pod, data = make_build_pod(self.pod(request, base))
         try:
-            await self.engine.run(pod, data=data)
+            await self.start_pod(self.engine, pod, data)
         except PodExists:
             return ()
+        except QuotaFull:
+            raise
         except EngineError as error:
             app_log.error("%s could not start: %s %s", request.name, error, error.detail)
             raise Failed(Text("The build could not start. {why}", why=error.sentence)) from error
         there = {one.name for one in (*(pod.spec.init_containers or ()), *pod.spec.containers)}
         return tuple(one for one in CONTAINERS if one in there)
+
+    async def start_pod(self, engine: Engine, pod: V1Pod, data: list[PodData]) -> None:
+        """Have the engine run a pod; what it raises. Its start is not undone by the service's end,
+        unless it takes too long."""
+        starting = asyncio.ensure_future(engine.run(pod, data=data))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if self.leaving:
+                await asyncio.wait([starting], timeout=LEAVING_SECONDS)
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            raise
 
     def pod(self, request: BuildRequest, base: Base) -> BuildPod:
         """What the pod of a build has to know."""
@@ -393,17 +458,16 @@ class PodBuildExecutor(KubernetesBuildExecutor):
         """
         name = request.name
         said: asyncio.Queue[Event | None] = asyncio.Queue(1000)
-        outcome: list[Failed | None] = []
+        outcome: list[Exception | None] = []
 
         async def pump() -> None:
             try:
                 outcome.append(await self._read(request, containers, said))
-            except Failed as error:
-                outcome.append(error)
-            except (EngineError, OSError) as error:
+            except (EngineError, OSError):
                 app_log.exception("Following %s", name)
                 outcome.append(Failed(Text("The build cannot be followed any more.")))
-                del error
+            except Exception as error:  # whatever it is, who waits must hear of the end
+                outcome.append(error)
             await said.put(None)
 
         deadline = time.monotonic() + self.site.binder.build_minutes * 60
@@ -455,7 +519,8 @@ class PodBuildExecutor(KubernetesBuildExecutor):
                         elif message.kind == "step":
                             step = next_step(step, message.name)
                         elif message.kind == "failed" and message.text is not None:
-                            return await self._more(name, container, step, Failed(message.text))
+                            said_so = Failed(message.text)
+                            return await self._more(self.engine, name, container, step, said_so)
                         elif message.kind == "end":
                             ended = True
                             break
@@ -468,23 +533,42 @@ class PodBuildExecutor(KubernetesBuildExecutor):
             except PodMissing:
                 return Failed(ENDED)
             if not ended:
-                return self._why(container, step, await self._state(name), last)
+                state = await self._state_after_end(self.engine, name, container)
+                return self._why(container, step, state, last)
             if stock is not None:
                 return await self._build_stock(request, stock, said)
         return None
 
-    async def _more(self, name: str, container: str, step: str, said: Failed) -> Failed:
-        """What a container said when it failed, or that the kernel had taken its memory away."""
-        state = await self._state(name)
+    async def _more(
+        self, engine: Engine, name: str, container: str, step: str, said: Failed
+    ) -> Failed:
+        """What a container said when it failed, or what was done to it: its memory taken away by
+        the kernel, or the whole pod by somebody."""
+        state = await self._state_of(engine, name)
         for _ in range(20):
-            if state.phase in ("Failed", "Missing"):
+            if state.deleting or state.phase in ("Failed", "Missing"):
                 break
             await asyncio.sleep(0.1)
-            state = await self._state(name)
+            state = await self._state_of(engine, name)
         one = state.containers.get(container)
-        if one is not None and one.oom_killed:
+        if state.deleting or (one is not None and one.oom_killed):
             return self._why(container, step, state, [])
         return said
+
+    async def _state_after_end(self, engine: Engine, name: str, container: str) -> PodState:
+        """The pod after a container's log ended without a word.
+
+        Somebody who deletes a pod ends its containers first, and an answer may be from before that:
+        it is asked until it says why, or is new enough to know of nothing.
+        """
+        end = time.monotonic() + ENDED_SECONDS
+        while True:
+            state = await self._state_of(engine, name)
+            one = state.containers.get(container)
+            known = state.phase == "Missing" or state.deleting or state.reason
+            if known or (one and one.oom_killed) or time.monotonic() > end:
+                return state
+            await asyncio.sleep(ENDED_PAUSE)
 
     def _why(self, container: str, step: str, state: PodState, last: list[str]) -> Failed:
         """Why a container ended without a word, in the middle of a step."""
@@ -498,6 +582,8 @@ class PodBuildExecutor(KubernetesBuildExecutor):
             return Failed(ENDED)
         if one.oom_killed:
             return self._too_much_memory(what)
+        if state.deleting:
+            return Failed(ENDED)
         ran = 0.0
         if one.started_at and one.finished_at:
             ran = (one.finished_at - one.started_at).total_seconds()
@@ -505,6 +591,8 @@ class PodBuildExecutor(KubernetesBuildExecutor):
             return self._too_long()
         if one.state != "ended":
             return Failed(Text("{what} could not start. {why}", what=what, why=state.reason or ""))
+        if state.reason:  # the node's doing, or the cluster's: the exit code is that of a kill
+            return Failed(Text("{what} was cut off. {why}", what=what, why=state.reason))
         return Failed(
             Text(
                 "{what} failed with exit code {code}. It said last: {said}",
@@ -536,8 +624,11 @@ class PodBuildExecutor(KubernetesBuildExecutor):
     # --- ending ---------------------------------------------------------------------------------
 
     async def _state(self, name: str) -> PodState:
+        return await self._state_of(self.engine, name)
+
+    async def _state_of(self, engine: Engine, name: str) -> PodState:
         try:
-            return await self.engine.state(name)
+            return await engine.state(name)
         except EngineError as error:
             app_log.error("%s: %s %s", name, error, error.detail)
             raise Failed(error.sentence) from error
@@ -602,14 +693,8 @@ def read_message(line: str) -> Message | None:
             text = _text(data)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
-    buildpack = str(data.get("buildpack", ""))
-    return Message(
-        kind,
-        text,
-        str(data.get("name", "")),
-        buildpack if re.fullmatch(r"[A-Za-z]{1,60}", buildpack) else "",
-        str(data.get("resources", ""))[:4096].replace("\0", ""),
-    )
+    resources = str(data.get("resources", ""))[:4096].replace("\0", "")
+    return Message(kind, text, str(data.get("name", "")), resources)
 
 
 def _text(data: Mapping[str, Any]) -> Text:

@@ -64,7 +64,7 @@ class HubClient:
         return dict(await self.request("GET", path))
 
     async def active_servers(self) -> AsyncIterator[dict[str, Any]]:
-        """Every server of every person that runs or is starting."""
+        """Every server of every person that runs or is starting, with its ``owner``."""
         offset: int | None = 0
         while offset is not None:
             query = urlencode({"state": "active", "offset": offset, "limit": 200})
@@ -73,7 +73,7 @@ class HubClient:
             )
             for user in page["items"]:
                 for server in (user.get("servers") or {}).values():
-                    yield server
+                    yield {**server, "owner": user["name"]}
             following = page["_pagination"]["next"]
             offset = following["offset"] if following else None
 

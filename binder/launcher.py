@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -56,14 +56,28 @@ class LaunchRequest:
     def server_name(self) -> str:
         return server_name(self.repo_url)
 
+    @property
+    def display_name(self) -> str:
+        """What people see the server called."""
+        path = urlsplit(self.repo_url).path.strip("/") or self.repo_url
+        return path.removesuffix(".git")[-100:]
+
 
 @dataclass
 class Launch:
-    """One launch that goes on or has ended not long ago."""
+    """One launch that goes on or has ended not long ago.
+
+    ``counted``: it was found to be within the limits, and is on its way to the hub.
+    """
 
     request: LaunchRequest
+    counted: bool = False
     log: EventLog = field(default_factory=lambda: EventLog("launch-" + secrets.token_hex(6)))
     task: asyncio.Task[None] | None = None
+
+    @property
+    def failed(self) -> bool:
+        return (self.log.final or {}).get("phase") == "failed"
 
 
 def server_name(repo_url: str) -> str:
@@ -92,9 +106,9 @@ class Launcher(LoggingConfigurable):
         config=True
     )
     launch_timeout = Integer(600, help="Seconds that a server may take to start.").tag(config=True)
-    allow_named_servers = Bool(
-        True, help="Known for BinderHub's sake: each repository has a server of its own name."
-    ).tag(config=True)
+    allow_named_servers = Bool(True, help="Known for BinderHub's sake.").tag(
+        config=True, ignored="each repository has a server of its own name"
+    )
     named_server_limit_per_user = Integer(
         int(os.environ.get("JUPYTERHUB_NAMED_SERVER_LIMIT_PER_USER") or 5),
         help="How many Binder servers a person may run at once; 0: any number.",
@@ -208,11 +222,13 @@ class Launcher(LoggingConfigurable):
         """One attempt: find the server, start it if need be, follow it until it is ready."""
         request, log = launch.request, launch.log
         name = request.server_name
+        counted = self._counted()
         servers = dict((await self.hub.user(request.person)).get("servers") or {})
         server = servers.get(name) or {}
         while server.get("pending") in ("stop", "rename"):
             log.append(event("launching", Text("Waiting for the server that is just stopping.")))
             await asyncio.sleep(2)
+            counted = self._counted()
             servers = dict((await self.hub.user(request.person)).get("servers") or {})
             server = servers.get(name) or {}
         if server.get("ready"):
@@ -220,8 +236,12 @@ class Launcher(LoggingConfigurable):
             log.append(event("launching", Text("Your server of this repository runs already.")))
             return True
         if server.get("pending") != "spawn":
-            self._check_limit(servers, name)
-            await self._check_repo_quota(request)
+            others = await self._servers_of_all(request.repo_url) if request.repo_quota else set()
+            # No await from here until it is counted: of two for the last place, one is to get it.
+            counted += self._counted()
+            self._check_limit(request, servers, counted)
+            self._check_repo_quota(request, others, counted)
+            launch.counted = True
             if self.pre_launch_hook is not None:
                 await self._hook(request)
             self._note_new_version(launch, server)
@@ -289,13 +309,32 @@ class Launcher(LoggingConfigurable):
                 )
             )
 
-    def _check_limit(self, servers: dict[str, Any], name: str) -> None:
+    def _counted(self) -> list[Launch]:
+        """The launches that limits have let through, and whose servers the hub may not know yet."""
+        return [one for one in self._launches.values() if one.counted and not one.log.closed]
+
+    async def _servers_of_all(self, repo_url: str) -> set[tuple[str, str]]:
+        """The owners and names of a repository's servers, of all people."""
+        return {
+            (str(server["owner"]), str(server.get("name") or ""))
+            async for server in self.hub.active_servers()
+            if (server.get("user_options") or {}).get("repo_url") == repo_url
+        }
+
+    def _check_limit(
+        self, request: LaunchRequest, servers: dict[str, Any], counted: Iterable[Launch]
+    ) -> None:
+        """``counted`` are those from before the hub was asked, and those from now."""
         limit = self.named_server_limit_per_user
-        running = [
-            server.get("display_name") or other
+        running = {
+            other: str(server.get("display_name") or other)
             for other, server in servers.items()
-            if other != name and is_binder_server(server) and not server.get("stopped", False)
-        ]
+            if is_binder_server(server) and not server.get("stopped", False)
+        }
+        for one in counted:
+            if one.request.person == request.person and not one.failed:
+                running.setdefault(one.request.server_name, one.request.display_name)
+        running.pop(request.server_name, None)
         if limit and len(running) >= limit:
             raise Refused(
                 Text(
@@ -303,24 +342,24 @@ class Launcher(LoggingConfigurable):
                     "{names}. Stop one on the hub's home page, then open the link again.",
                     count=len(running),
                     limit=limit,
-                    names=", ".join(sorted(running)),
+                    names=", ".join(sorted(running.values())),
                 ),
                 status=409,
             )
 
-    async def _check_repo_quota(self, request: LaunchRequest) -> None:
-        if not request.repo_quota:
-            return
-        running = 0
-        async for server in self.hub.active_servers():
-            options = server.get("user_options") or {}
-            running += options.get("repo_url") == request.repo_url
-        if running >= request.repo_quota:
+    def _check_repo_quota(
+        self, request: LaunchRequest, running: set[tuple[str, str]], counted: Iterable[Launch]
+    ) -> None:
+        for one in counted:
+            if one.request.repo_url == request.repo_url and not one.failed:
+                running.add((one.request.person, one.request.server_name))
+        running.discard((request.person, request.server_name))
+        if request.repo_quota and len(running) >= request.repo_quota:
             raise Refused(
                 Text(
                     "{count} servers of {url} are running, which is as many as this site allows "
                     "at once. Try again later.",
-                    count=running,
+                    count=len(running),
                     url=request.repo_url,
                 ),
                 status=429,
@@ -340,9 +379,8 @@ class Launcher(LoggingConfigurable):
             raise Refused(Text("{message}", message=said), status=403) from error
 
     async def _post(self, request: LaunchRequest) -> None:
-        path = urlsplit(request.repo_url).path.strip("/") or request.repo_url
         body = {
-            "display_name": path.removesuffix(".git")[-100:],
+            "display_name": request.display_name,
             "user_options": {
                 "profile": "binder",
                 "image--unlisted-choice": request.image,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ INDEXES = (
 MAX_ANSWER = 8 * 2**20  # bytes
 MAX_TAGS = 10_000
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
-KEPT_LABELS = 2000
+KEPT_LABELS = MAX_TAGS  # whoever asks for all images is to find them here the next time
 
 _NAME = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
@@ -103,7 +104,9 @@ class DockerRegistry(LoggingConfigurable):
     """A registry of the Docker or OCI kind. The options are BinderHub's."""
 
     url = Unicode(help="The registry's address; the site's own one by default.").tag(config=True)
-    auth_config_url = Unicode("", help="Known for BinderHub's sake.").tag(config=True)
+    auth_config_url = Unicode("", help="Known for BinderHub's sake.").tag(
+        config=True, ignored="the credential is DockerRegistry.username and password"
+    )
     token_url = Unicode(
         "", help="Where tokens are got; by default, what the registry itself says."
     ).tag(config=True)
@@ -249,7 +252,9 @@ class DockerRegistry(LoggingConfigurable):
             config = manifest["config"]
             body, _ = await self._call("GET", f"/v2/{name}/blobs/{config['digest']}")
             labels = (json.loads(body).get("config") or {}).get("Labels") or {}
-            blobs = {str(e["digest"]): int(e["size"]) for e in (config, *manifest["layers"])}
+            parts = (config, *manifest["layers"])
+            # Most images have most of their layers in common.
+            blobs = {sys.intern(str(e["digest"])): int(e["size"]) for e in parts}
             info = ImageInfo(digest, {str(k): str(v) for k, v in labels.items()}, blobs)
         self._labels[digest] = info
         while len(self._labels) > KEPT_LABELS:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
-from urllib.parse import unquote
 from weakref import WeakValueDictionary
 
 from studovna.site import Site
@@ -21,7 +20,9 @@ from .errors import Refused
 from .hub import HubClient
 from .launcher import Launcher
 from .providers import Credential, RepoProvider, Resolved
+from .providers.addresses import LOOKUPS
 from .providers.base import NeedsToken, Source, image_slug
+from .providers.git import GitRepoProvider, parse_address
 from .store import BuildStore
 from .tokens import GitTokens
 
@@ -53,8 +54,8 @@ class Shared:
     async def get(self, key: Hashable, find: Callable[[], Awaitable[Any]]) -> Any:
         """The answer for ``key``: the one being found, one just found, or a new one.
 
-        A failure is told to all who wait for it, and to nobody later. Who asks may be cancelled
-        without harm to the others.
+        A failure, and an answer of nothing (None), is told to all who wait for it, and to nobody
+        later. Who asks may be cancelled without harm to the others.
         """
         now = time.monotonic()
         for old in [
@@ -68,7 +69,7 @@ class Shared:
         return await asyncio.shield(self._answers[key][1])
 
     def _drop_failure(self, key: Hashable, done: asyncio.Future[Any]) -> None:
-        if done.cancelled() or done.exception() is not None:
+        if done.cancelled() or done.exception() is not None or done.result() is None:
             self._answers.pop(key, None)
 
 
@@ -127,15 +128,7 @@ class BinderService:
         provider = self.provider(prefix)
         spec = spec.rstrip("/")
         source = provider.parse(spec)
-        if provider.is_banned(spec) or provider.is_banned(_plain(spec)):
-            raise Refused(
-                Text(
-                    "Sorry, {spec} is not allowed to launch on this site. Please contact its "
-                    "administrators for more information.",
-                    spec=spec,
-                ),
-                status=403,
-            )
+        self._check_allowed(provider, source)
         note = None
         try:
             resolved = await self._resolve(provider, source, person)
@@ -150,7 +143,33 @@ class BinderService:
                 'There is no branch "{ref}"; the default branch is used. Please update the link.',
                 ref=source.ref,
             )
+        # By where it was found to be, and as which version.
+        found = resolved.source
+        self._check_allowed(provider, source, resolved.fetch_url)
+        self._check_allowed(provider, replace(found, ref=resolved.ref), ban_only=True)
         return Link(resolved, self.image_name(resolved), note)
+
+    def _check_allowed(
+        self, provider: RepoProvider, source: Source, url: str = "", *, ban_only: bool = False
+    ) -> None:
+        """Raise Refused where the site's lists say so, however the link spells the repository."""
+        names = provider.names(source, url)
+        banned = provider.is_banned([*names, *provider.other_names(source, url)])
+        if isinstance(provider, GitRepoProvider):
+            # By its address a repository of a forge is the same as by the forge's own links.
+            host = parse_address(url or source.url).host
+            for other in self.providers.values():
+                if isinstance(other, GitRepoProvider) and other.own_host.lower() == host:
+                    banned = banned or other.is_banned(other.names(source, url))
+        if banned or not (ban_only or provider.is_allowed(names)):
+            raise Refused(
+                Text(
+                    "Sorry, {spec} is not allowed to launch on this site. Please contact its "
+                    "administrators for more information.",
+                    spec=source.spec,
+                ),
+                status=403,
+            )
 
     async def _resolve(self, provider: RepoProvider, source: Source, person: str) -> Resolved:
         """Ask the host: as anyone may, and with the person's token where that is refused."""
@@ -169,8 +188,15 @@ class BinderService:
     ) -> Resolved:
         async def ask() -> Resolved:
             own = self._own_slots.setdefault(person, asyncio.Semaphore(RESOLVING_PER_PERSON))
-            async with own, self._slots:
-                return await provider.resolve(source, credential)
+            await own.acquire()
+            begun: list[asyncio.Future[Any]] = []
+            LOOKUPS.set(begun)
+            try:
+                async with self._slots:
+                    return await provider.resolve(source, credential)
+            finally:
+                # Given back when name servers let go of the last thread, not when we gave up on it.
+                _when_done(begun, own.release)
 
         key = (source.provider, source.url, source.ref, credential)
         found: Resolved = await self._resolving.get(key, ask)
@@ -241,18 +267,33 @@ class BinderService:
     def repo_quota(self, link: Link) -> int:
         """How many servers of the link's repository may run at once; 0: any number."""
         source = link.resolved.source
-        return self.providers[source.provider].quota(
-            source.spec, self.per_repo_quota, self.per_repo_quota_higher
+        provider = self.providers[source.provider]
+        return provider.quota(
+            provider.names(source, link.resolved.fetch_url),
+            self.per_repo_quota,
+            self.per_repo_quota_higher,
         )
 
     async def server_options(self, image: str) -> tuple[dict[str, str], tuple[Text, ...]]:
         """The profile's options that an image's ``.resources`` asks for, and what to say of it."""
-        labels = await self.image_labels(image) or {}
+        labels = await self.image_labels(image)
+        if labels is None:  # who asked first did so before it was there
+            labels = await self.image_labels(image) or {}
         asked, problems = resources.parse(labels.get(resources.LABEL, ""))
         capped, notes = resources.cap(asked, self.site.project)
         return resources.profile_options(capped), (*problems, *notes)
 
 
-def _plain(spec: str) -> str:
-    """A spec without its escapes, so that a pattern cannot be passed by escaping a letter."""
-    return unquote(spec)
+def _when_done(futures: list[asyncio.Future[Any]], act: Callable[[], None]) -> None:
+    """Act once all of them are done, which may be now."""
+    left = {one for one in futures if not one.done()}
+
+    def ended(one: asyncio.Future[Any]) -> None:
+        left.discard(one)
+        if not left:
+            act()
+
+    if not left:
+        act()
+    for one in list(left):
+        one.add_done_callback(ended)

@@ -34,10 +34,27 @@ class _Handler(BaseHTTPRequestHandler):
         """The hub's questions while it waits are not worth a line each."""
 
 
+def host_to_listen_on(host: str) -> str:
+    """The host of an address that somebody set; empty for all of both families.
+
+    A pod's first address may be of either, and nobody means one family by `0.0.0.0`.
+
+    >>> host_to_listen_on("0.0.0.0"), host_to_listen_on("127.0.0.1")
+    ('', '127.0.0.1')
+    """
+    return "" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared only
+
+
 class _Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._both = not host and socket.has_dualstack_ipv6()
+        self.address_family = socket.AF_INET6 if self._both or ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        if self._both:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 class Starting:
@@ -47,7 +64,7 @@ class Starting:
         url = urlsplit(os.environ.get("JUPYTERHUB_SERVICE_URL", ""))
         self._server: _Server | None = None
         if url.hostname and url.port:
-            self._server = _Server(url.hostname, url.port)
+            self._server = _Server(host_to_listen_on(url.hostname), url.port)
             threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def end(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from jupyterhub.utils import url_path_join, utcnow
@@ -11,6 +13,7 @@ from jupyterhub.utils import url_path_join, utcnow
 from spawner.engine import EngineError, PodState
 from spawner.refusals import StartRefused
 from spawner.spawner import ProfileSpawner
+from spawner.web import SIDECAR_CONTAINER, STATE_PATH
 from studovna.text import Text
 from studovna.units import format_size
 
@@ -18,6 +21,22 @@ SERVER_CONTAINER = "notebook"
 LOG_LINES = 15
 ANSWER_INTERVAL = 0.05
 STATE_INTERVAL = 0.5
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What came back when a server was asked: whether it answers; of an application, whose sidecar
+    answers before it, also the ports on which it listens."""
+
+    answers: bool
+    ports: tuple[int, ...] = ()
+
+
+def has_ended(state: PodState) -> bool:
+    """Whether a server is over: its pod is, or one of the containers that it cannot be without."""
+    own = [state.containers.get(name) for name in (SERVER_CONTAINER, SIDECAR_CONTAINER)]
+    ended = any(one is not None and one.state == "ended" for one in own)
+    return ended or state.phase not in ("Pending", "Running")
 
 
 class AnsweringSpawner(ProfileSpawner):
@@ -60,17 +79,17 @@ class AnsweringSpawner(ProfileSpawner):
             raise
 
     async def _until_it_answers(self, url: str) -> None:
-        address = url_path_join(url, self.server.base_url, "api")
+        heard = _Heard(False)
         deadline = time.monotonic() + self.http_timeout
         ask_state = time.monotonic() + STATE_INTERVAL
         timeout = aiohttp.ClientTimeout(total=5)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while True:
                 try:
-                    async with session.get(address, allow_redirects=False) as response:
-                        answers = response.status < 500
-                except (aiohttp.ClientError, TimeoutError):
-                    answers = False
+                    heard = await self._ask(session, url)
+                except (aiohttp.ClientError, TimeoutError, ValueError, KeyError):
+                    heard = _Heard(False, heard.ports)
+                answers = heard.answers
                 now = time.monotonic()
                 # Of a server that has died, somebody else's may have the port already.
                 if answers or now >= ask_state:
@@ -79,18 +98,58 @@ class AnsweringSpawner(ProfileSpawner):
                         return
                     ask_state = time.monotonic() + STATE_INTERVAL
                 if now >= deadline:
-                    raise StartRefused(
-                        Text(
-                            "Your server runs but did not answer on port {port} within {seconds} "
-                            "seconds, so it was ended. Its last lines:\n{lines}",
-                            port=self.port,
-                            seconds=self.http_timeout,
-                            lines=await self._last_lines(),
-                        ),
-                        reason="timeout",
-                        status_code=504,
-                    )
+                    sentence = await self._no_answer(heard)
+                    raise StartRefused(sentence, reason="timeout", status_code=504)
                 await asyncio.sleep(ANSWER_INTERVAL)
+
+    async def _ask(self, session: aiohttp.ClientSession, url: str) -> _Heard:
+        if not self.web_port:
+            address = url_path_join(url, self.server.base_url, "api")
+            async with session.get(address, allow_redirects=False) as response:
+                return _Heard(response.status < 500)
+        address = url_path_join(url, self.server.base_url, STATE_PATH)
+        headers = {"Authorization": f"token {self.api_token}"}
+        async with session.get(address, headers=headers, allow_redirects=False) as response:
+            response.raise_for_status()
+            told: dict[str, Any] = await response.json(content_type=None)
+            return _Heard(told["answers"], tuple(told["listens"]))
+
+    async def _no_answer(self, heard: _Heard) -> Text:
+        """Why a server that runs was ended: it did not answer in time."""
+        lines = await self._last_lines()
+        if not self.web_port:
+            return Text(
+                "Your server runs but did not answer on port {port} within {seconds} "
+                "seconds, so it was ended. Its last lines:\n{lines}",
+                port=self.port,
+                seconds=self.http_timeout,
+                lines=lines,
+            )
+        if self.web_port in heard.ports:
+            return Text(
+                "The application listens on port {port} but did not answer a web request there "
+                "within {seconds} seconds, so it was ended. Its last lines:\n{lines}",
+                port=self.web_port,
+                seconds=self.http_timeout,
+                lines=lines,
+            )
+        if heard.ports:
+            return Text(
+                "Nothing answered on port {port}, which you asked for, within {seconds} seconds, "
+                "so the application was ended. It listens on: {ports}. Start it again with the "
+                "right port. Its last lines:\n{lines}",
+                port=self.web_port,
+                seconds=self.http_timeout,
+                ports=", ".join(map(str, heard.ports)),
+                lines=lines,
+            )
+        return Text(
+            "The application did not listen on port {port}, or on any other, within {seconds} "
+            "seconds, so it was ended. Its last lines:\n{lines}",
+            port=self.web_port,
+            seconds=self.http_timeout,
+            lines=lines,
+        )
 
     async def _still_lives(self) -> None:
         try:
@@ -98,7 +157,7 @@ class AnsweringSpawner(ProfileSpawner):
         except EngineError as error:
             self.log.warning("%s: %s", self._log_name, error.sentence)
             return
-        if state.phase not in ("Pending", "Running"):
+        if has_ended(state):
             raise StartRefused(await self.how_it_ended(state), reason="ended", status_code=500)
 
     async def _last_lines(self) -> str:
@@ -111,6 +170,7 @@ class AnsweringSpawner(ProfileSpawner):
     async def how_it_ended(self, state: PodState) -> Text:
         """One sentence for a pod that is no longer running."""
         container = state.containers.get(SERVER_CONTAINER)
+        sidecar = state.containers.get(SIDECAR_CONTAINER)
         if state.reason is not None:
             return Text(
                 "Your server ended. {why} Your home is kept; start the server again.",
@@ -120,6 +180,12 @@ class AnsweringSpawner(ProfileSpawner):
             return Text(
                 "Your server is gone: its container was removed outside of the hub. "
                 "Your home is kept; start the server again."
+            )
+        if container.state != "ended" and sidecar is not None and sidecar.state == "ended":
+            return Text(
+                "What checks the sign-in before your application ended with exit code {code}. Your "
+                "home is kept; start it again, and tell the operator if it happens again.",
+                code=sidecar.exit_code,
             )
         if container.oom_killed:
             return Text(
@@ -148,7 +214,7 @@ class AnsweringSpawner(ProfileSpawner):
         except EngineError as error:
             self.log.warning("%s: %s %s", self._log_name, error.sentence, error.detail)
             return None
-        if state.phase in ("Pending", "Running"):
+        if not has_ended(state):
             if self._start_pending or self.reserved is not None:
                 return None
             return await self._take_over()

@@ -18,6 +18,7 @@ Errors::
     ├── NoFreeDevice            fewer free GPUs than asked for
     ├── NoRoom                  no node of the cluster has room for the pod, or is of its kind
     ├── NotAdmitted             a quota, a limit or a policy of the cluster forbids it
+    │   └── QuotaFull           a quota of the cluster has no room now, and has when others end
     ├── ClaimMissing            the pod mounts a claim that does not exist and was not given
     ├── ClaimInUse              the claim is mounted by a pod
     └── EngineUnavailable       the engine itself is missing or broken
@@ -111,6 +112,10 @@ class NotAdmitted(EngineError):
     """A quota, a limit or a policy of the cluster forbids it."""
 
 
+class QuotaFull(NotAdmitted):
+    """A quota of the cluster has no room for it now; it has when others have ended."""
+
+
 class ClaimMissing(EngineError):
     """The pod mounts a claim that does not exist and that was not given to be made."""
 
@@ -146,12 +151,16 @@ class PodState:
     of them runs, then Succeeded when all ended with 0 and Failed otherwise. A pod is Failed, too,
     when an init container failed or its start was cut short; `reason` says so then. Missing: there
     is no such pod. A pod that ended keeps its state and logs until `Engine.end`.
+
+    `deleting`: somebody asked for its end. Its containers may go on for their grace, and once they
+    have ended the pod is still there until everything of it is gone.
     """
 
     phase: Phase
     containers: Mapping[str, ContainerState] = dataclasses.field(default_factory=dict)
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reason: Text | None = None
+    deleting: bool = False
 
 
 MISSING = PodState("Missing")

@@ -11,14 +11,14 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import aiohttp
 from kubernetes_asyncio.client import ApiException, CoreV1Api
 from kubespawner.clients import load_config, shared_client
 
-from spawner.engine import EngineError, EngineUnavailable, NotAdmitted
+from spawner.engine import EngineError, EngineUnavailable, NotAdmitted, QuotaFull
 from spawner.manifest import quantity
 from studovna.text import Text
 from studovna.units import format_size
@@ -105,7 +105,8 @@ def refusal(error: ApiException) -> EngineError:
     words = said(error)
     quota = _QUOTA.search(words)
     if quota:
-        return NotAdmitted(
+        kind = QuotaFull if _fits(quota[2], quota[4]) else NotAdmitted
+        return kind(
             Text(
                 "The quota {quota} of the cluster is full: {wanted} is asked for, {used} of {most} "
                 "is in use. Stop a server or choose a smaller size.",
@@ -123,11 +124,29 @@ def refusal(error: ApiException) -> EngineError:
     return NotAdmitted(Text("The cluster does not allow this: {said}", said=words), detail=words)
 
 
+def _fits(wanted: str, most: str) -> bool:
+    """Whether a quota has room for this when nothing else is there."""
+    limits = dict(_pairs(most))
+    try:
+        return all(
+            quantity(amount, name) <= quantity(limits[name], name)
+            for name, amount in _pairs(wanted)
+            if name in limits
+        )
+    except EngineError:
+        return False
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    for part in text.split(","):
+        name, _, amount = part.strip().partition("=")
+        yield name, amount
+
+
 def _amounts(text: str) -> str:
     """A quota's amounts for people: sizes in GB, as everywhere else."""
     shown = []
-    for part in text.split(","):
-        name, _, amount = part.strip().partition("=")
+    for name, amount in _pairs(text):
         if "memory" in name or "storage" in name:
             try:
                 amount = format_size(int(quantity(amount, name)))

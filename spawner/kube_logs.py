@@ -98,17 +98,17 @@ async def read(
     """The lines of a container; with ``follow``, until it has ended. Raises PodMissing."""
     stamped = Stamped(since)
     state = await _state(namespace, name, container)
-    heard = time.monotonic()
+    heard = time.monotonic()  # when the API answered last: a program may be silent for hours
     while True:
         one = state.containers[container]
         ended = one.state == "ended" or state.phase in ("Succeeded", "Failed")
         if one.state != "waiting":
             stamped.connected()
             try:
-                connection = _connection(
-                    namespace, name, container, stamped, follow=follow and not ended
-                )
-                async with contextlib.aclosing(connection) as lines:
+                on = follow and not ended
+                response = await _open(namespace, name, container, stamped.since, follow=on)
+                heard = time.monotonic()
+                async with contextlib.aclosing(_lines(response, stamped, follow=on)) as lines:
                     async for line in lines:
                         heard = time.monotonic()
                         yield line
@@ -132,11 +132,8 @@ async def read(
         raise missing(name, container)
 
 
-async def _connection(
-    namespace: str, name: str, container: str, stamped: Stamped, *, follow: bool
-) -> AsyncGenerator[str, None]:
+async def _lines(response: Any, stamped: Stamped, *, follow: bool) -> AsyncGenerator[str, None]:
     """The lines that one connection brings."""
-    response = await _open(namespace, name, container, stamped.since, follow=follow)
     rest = b""
     async with response:
         async for chunk in response.content.iter_any():

@@ -10,19 +10,26 @@ from typing import Any
 from kubernetes_asyncio.client import ApiException
 from kubespawner.clients import load_config, shared_client
 
+from spawner.engine import NotAdmitted
 from spawner.kube_api import Json, ask, core, refusal
 from studovna.site import Project
+from studovna.text import Text
 from studovna.units import GIB
 
 NAME = "studovna"
-_PREFIX = 14  # with a person's part of at most 48 characters and a hyphen: 63
+HUB = "studovna.site"
+"""The label of a person's namespace; its value is the namespace of the hub that made it."""
+_PREFIX = 12  # with an infix of 3 and a person's part of at most 48 characters: 63
 
 
 def prefix(namespace: str) -> str:
-    """What the names of the persons' namespaces of the hub in ``namespace`` begin with."""
-    if len(namespace) <= _PREFIX:
-        return namespace
-    return f"{namespace[:7]}-{hashlib.sha256(namespace.encode()).hexdigest()[:6]}"
+    """What the names of the persons' namespaces of the hub in ``namespace`` begin with.
+
+    The infix is for them alone: nobody is called so that theirs is that of the builds.
+    """
+    if len(namespace) > _PREFIX:
+        namespace = f"{namespace[:5]}-{hashlib.sha256(namespace.encode()).hexdigest()[:6]}"
+    return f"{namespace}-u-"
 
 
 def make_namespace(name: str, hub: str) -> Json:
@@ -30,7 +37,7 @@ def make_namespace(name: str, hub: str) -> Json:
     level = "pod-security.kubernetes.io"
     labels = {
         "app.kubernetes.io/name": NAME,
-        "studovna.site": hub,
+        HUB: hub,
         f"{level}/enforce": "restricted",
         f"{level}/warn": "restricted",
     }
@@ -78,10 +85,14 @@ def read_policies(file: Path) -> list[Json]:
 
 
 async def ensure(name: str, hub: str, project: Project, policies: list[Json]) -> None:
-    """Have the namespace with its quota, limits and policies. Raises EngineError."""
+    """Have the namespace with its quota, limits and policies.
+
+    Raises EngineError; NotAdmitted when there is one of that name which this hub did not make.
+    """
     api = core()
     try:
-        await _create(api.create_namespace, make_namespace(name, hub))
+        if not await _create(api.create_namespace, make_namespace(name, hub)):
+            _check_ours(await ask(api.read_namespace, name), hub)
     except ApiException as error:
         raise refusal(error) from error
     await _apply(api, "resource_quota", name, make_quota(project))
@@ -91,6 +102,28 @@ async def ensure(name: str, hub: str, project: Project, policies: list[Json]) ->
         networking = shared_client("NetworkingV1Api")
         for policy in policies:
             await _apply(networking, "network_policy", name, policy)
+
+
+def _check_ours(namespace: Json, hub: str) -> None:
+    """Raises NotAdmitted for a namespace that is another's, or on its way out."""
+    metadata = namespace["metadata"]
+    if (metadata.get("labels") or {}).get(HUB) != hub:
+        raise NotAdmitted(
+            Text(
+                "The namespace {name} of the cluster, which would be yours, belongs to something "
+                "else. Tell the administrators.",
+                name=metadata["name"],
+            ),
+            detail=f"it has no label {HUB}={hub}",
+        )
+    if "deletionTimestamp" in metadata:
+        raise NotAdmitted(
+            Text(
+                "The namespace {name} of the cluster is being deleted, with everything in it. Try "
+                "again in a few minutes.",
+                name=metadata["name"],
+            )
+        )
 
 
 async def have_config_map(name: str, config_map: Json) -> None:

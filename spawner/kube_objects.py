@@ -68,8 +68,8 @@ async def _found(method: Any, name: str, namespace: str, **more: Any) -> Json | 
         raise refusal(error) from error
 
 
-async def make_claim(namespace: str, claim: Any) -> None:
-    """Make a claim, unless it is there.
+async def make_claim(namespace: str, claim: Any) -> bool:
+    """Make a claim, unless it is there; whether it is a new one.
 
     One that is on its way out is waited for a little, and made again. Raises ClaimMissing when it
     does not go because a pod still mounts it, and NotAdmitted when a quota is full.
@@ -80,14 +80,14 @@ async def make_claim(namespace: str, claim: Any) -> None:
     while True:
         try:
             await ask(core().create_namespaced_persistent_volume_claim, namespace, body)
-            return
+            return True
         except ApiException as error:
             # A quota is asked before the name: a claim that exists needs none of it.
             there = await find_claim(namespace, name)
             if there is None and error.status != 409:
                 raise refusal(error) from error
         if there is not None and "deletionTimestamp" not in there["metadata"]:
-            return
+            return False
         if time.monotonic() > deadline:
             raise ClaimMissing(
                 Text(

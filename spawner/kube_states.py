@@ -54,8 +54,11 @@ def pod_state(pod: Json) -> PodState:
         phase = "Running"
     else:
         phase = "Pending"
-    reason = _why_ended(pod) if phase == "Failed" else None
-    return PodState(phase, containers, pod["metadata"].get("labels") or {}, reason)
+    # Of several containers one may not have started while the others run.
+    reason = _why_ended(pod) if phase == "Failed" else could_not_start(pod)
+    metadata = pod["metadata"]
+    deleting = bool(metadata.get("deletionTimestamp"))
+    return PodState(phase, containers, metadata.get("labels") or {}, reason, deleting)
 
 
 def container_state(status: Json) -> ContainerState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
@@ -245,7 +246,7 @@ def _started(pod: Json) -> bool:
 
 def _without_site(state: PodState) -> PodState:
     labels = {key: value for key, value in state.labels.items() if key != SITE}
-    return PodState(state.phase, state.containers, labels, state.reason)
+    return dataclasses.replace(state, labels=labels)
 
 
 def _ignore(_: Text) -> None:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from kubespawner.spawner import PodReflector
 from traitlets import Unicode
 
-from spawner import kube_logs, kube_namespace, kube_objects, kube_start
-from spawner.answering import SERVER_CONTAINER, AnsweringSpawner
+from spawner import kube_jobs, kube_logs, kube_namespace, kube_objects, kube_start
+from spawner.answering import SERVER_CONTAINER, AnsweringSpawner, has_ended
 from spawner.cluster import Cluster, asked_of
 from spawner.deployment import Deployment
 from spawner.engine import MISSING, Claim, EngineError, PodEnded, PodExists, PodState
@@ -23,6 +23,7 @@ from spawner.manifest import plain, quantity
 from spawner.placement import for_server, merged
 from spawner.profile_list import Capabilities
 from spawner.quota import Resources
+from spawner.spawner import HOME
 from spawner.trust import make_config_map, trusting
 from studovna.profile_rules import ways
 from studovna.release import Release
@@ -49,7 +50,10 @@ class KubernetesSpawner(AnsweringSpawner):
     cluster: ClassVar[Cluster]
     hub_namespace: ClassVar[str]
     """Where the hub's own pod runs, and servers too unless each person has a namespace."""
+    jobs_role: ClassVar[str] = ""
+    """The ClusterRole of servers that may run jobs in their person's namespace; empty: none may."""
     _namespaces: ClassVar[set[str]] = set()
+    _with_jobs: ClassVar[set[str]] = set()
 
     _pod_uid: str | None = None
     """Of the pod that this server runs in, where it is known."""
@@ -68,8 +72,9 @@ class KubernetesSpawner(AnsweringSpawner):
         c.KubernetesSpawner.image_pull_secrets = list(settings.pull_secrets)
         if settings.namespaces == "person":
             prefix = kube_namespace.prefix(release.namespace)
+            cls.jobs_role = release.jobs_role
             c.KubernetesSpawner.enable_user_namespaces = True
-            c.KubernetesSpawner.user_namespace_template = f"{prefix}-{{username}}"
+            c.KubernetesSpawner.user_namespace_template = f"{prefix}{{username}}"
         # Events are asked for where a pod waits, instead of being kept of all pods.
         c.KubernetesSpawner.events_enabled = False
 
@@ -114,10 +119,13 @@ class KubernetesSpawner(AnsweringSpawner):
         self._pod_uid = None
         try:
             await self._ensure_namespace()
+            await self._ensure_jobs()
             await self._start_watching_pods()
             if self.storage_pvc_ensure:
                 # Asked for at every start: one that was deleted by hand is made again.
-                await kube_objects.make_claim(self.namespace, self.get_pvc_manifest())
+                if await kube_objects.make_claim(self.namespace, self.get_pvc_manifest()):
+                    # No news to somebody who comes for the first time, but to whoever had one.
+                    self._tell(Text("Your home is new and empty"), 20)
             manifest = self._placed(plain(await self.get_pod_manifest()))
             self._tell(Text("Creating the server"), 30)
             try:
@@ -128,6 +136,7 @@ class KubernetesSpawner(AnsweringSpawner):
                 return await self._run(manifest)
         except EngineError as error:
             self._namespaces.discard(self.namespace)  # it may have been deleted by hand
+            self._with_jobs.discard(self.namespace)
             raise self.refused(error) from error
         finally:
             self._gpus_changed()
@@ -140,7 +149,22 @@ class KubernetesSpawner(AnsweringSpawner):
         spec = {**merged(pod["spec"], placement), "restartPolicy": "Never"}
         if self.ca_config_map:
             spec = trusting(spec, self.ca_config_map)
-        return {**pod, "spec": spec}
+        placed = {**pod, "spec": spec}
+        if not self._runs_jobs():
+            return placed
+        return kube_jobs.with_jobs(
+            placed, SERVER_CONTAINER, self.namespace, self.pvc_name, HOME,
+            many_nodes="ReadWriteMany" in self.storage_access_modes,
+        )  # fmt: skip
+
+    def _runs_jobs(self) -> bool:
+        """A job's pod has the home; without one it would have nothing to work on."""
+        return bool(self.may_run_jobs and self.jobs_role and self.home_kind != "none")
+
+    async def _ensure_jobs(self) -> None:
+        if self._runs_jobs() and self.namespace not in self._with_jobs:
+            await kube_jobs.ensure(self.namespace, self.jobs_role)
+            self._with_jobs.add(self.namespace)
 
     async def _run(self, manifest: Json) -> str:
         async with kube_objects.making_pod(self.namespace, manifest) as made:
@@ -177,7 +201,7 @@ class KubernetesSpawner(AnsweringSpawner):
         return url
 
     def _runs_or_ended(self, pod: Json) -> bool:
-        if pod_state(pod).phase in ("Succeeded", "Failed"):
+        if has_ended(pod_state(pod)):
             return True
         status = pod["status"]
         return bool(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -48,11 +49,18 @@ def gpus(folders: tuple[Path, ...] = CDI_FOLDERS) -> list[str]:
 class Machine:
     """The machine's capabilities, asked again when older than ``MAX_AGE`` seconds."""
 
-    def __init__(self, podman: Podman, engine: PodmanEngine, registry: str = "") -> None:
+    def __init__(
+        self,
+        podman: Podman,
+        engine: PodmanEngine,
+        registry: str = "",
+        commands: Mapping[str, str] | None = None,
+    ) -> None:
         self._podman = podman
         self._engine = engine
         self._registry = registry
-        self._known = Capabilities(images=None, registry=registry)
+        self._commands = commands or {}
+        self._known = Capabilities(images=None, registry=registry, commands=self._commands)
         self._asking = Asking(self._ask, MAX_AGE)
 
     async def capabilities(self) -> Capabilities:
@@ -75,4 +83,4 @@ class Machine:
         there = Counter(name.partition("=")[0] for name in self._engine.gpus)
         free = Counter(name.partition("=")[0] for name in await self._engine.free_gpus())
         node = GpuNode({}, there, free)
-        return Capabilities([node], images, self._registry)
+        return Capabilities([node], images, self._registry, self._commands)

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from studovna.fields import VALUE
+from studovna.profile_schema import SIDECAR_PORT, WEB_PORTS
 from studovna.text import Text
 from studovna.units import format_cores, format_size, parse_size
 
+from .culling import BINDER_PROFILE
 from .quota import Resources
+from .web import SIDECAR
 
 MAX_OPTIONS_BYTES = 16 * 1024
 UNLISTED = "--unlisted-choice"
@@ -50,7 +54,7 @@ def from_binderhub(options: Mapping[str, Any]) -> dict[str, Any]:
     if "repo_url" not in options or "image" not in options or options.get("profile"):
         return dict(options)
     ours = {name: value for name, value in options.items() if name != "image"}
-    return {"profile": "binder", f"image{UNLISTED}": options["image"], **ours}
+    return {"profile": BINDER_PROFILE, f"image{UNLISTED}": options["image"], **ours}
 
 
 def normalise_options(
@@ -206,7 +210,7 @@ _SIZES = ("mem_guarantee", "mem_limit", "shm_size")
 
 
 def typed_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides with what a person typed turned into the traits' types: cores and bytes.
+    """Overrides with what a person typed turned into the traits' types: cores, bytes, words, ports.
 
     KubeSpawner fills ``{value}`` in as text. Raises OptionsError for text that is no such number.
     """
@@ -222,7 +226,45 @@ def typed_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
                 raise OptionsError(
                     Text("{value} is no size. Write it as 512M or 4G.", value=_short(result[name]))
                 ) from None
+    if isinstance(result.get("cmd"), str):
+        result["cmd"] = _words(result["cmd"])
+    if isinstance(result.get("web_port"), str):
+        result["web_port"] = _port(result["web_port"])
     return result
+
+
+def _words(text: str) -> list[str]:
+    """A typed command as the words that a shell would make of it; there is no shell."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        words = []
+    if not words or "\0" in text:
+        raise OptionsError(
+            Text("{value} is no command. Is a quotation mark missing?", value=_short(text))
+        )
+    return words
+
+
+def _port(text: str) -> int:
+    number = int(text) if re.fullmatch(r"[0-9]{1,5}", text) else 0
+    if number not in WEB_PORTS:
+        raise OptionsError(
+            Text(
+                "{value} is no port of an application. Write a number from {low} to {high}.",
+                value=_short(text),
+                low=WEB_PORTS.start,
+                high=WEB_PORTS.stop - 1,
+            )
+        )
+    if number == SIDECAR_PORT:
+        raise OptionsError(
+            Text(
+                "The sign-in listens on port {port} itself. Let the application have another.",
+                port=number,
+            )
+        )
+    return number
 
 
 def _number(text: str) -> float:
@@ -269,7 +311,9 @@ def effective_overrides(
 
 def resources(profile_list: list[dict[str, Any]], options: Mapping[str, Any]) -> Resources:
     """What a server of these normalised options asks for."""
-    return Resources.from_traits(effective_overrides(profile_list, options))
+    overrides = effective_overrides(profile_list, options)
+    wanted = Resources.from_traits(overrides)
+    return wanted + SIDECAR if overrides["web_port"] else wanted
 
 
 def _consistent(overrides: Mapping[str, Any]) -> None:

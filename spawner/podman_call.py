@@ -43,6 +43,8 @@ _NO_REGISTRY = re.compile(
     r"|received unexpected HTTP status: 5|toomanyrequests",
     re.IGNORECASE,
 )
+# crun's words, and runc's.
+_NO_PROGRAM = re.compile(r"(?:executable file `|exec: \"|exec \")([^`\"\n]{1,200})")
 
 
 def meaning(error: PodmanError, *, image: str = "", pod: str = "") -> EngineError:
@@ -75,12 +77,21 @@ def meaning(error: PodmanError, *, image: str = "", pod: str = "") -> EngineErro
             ),
             detail,
         )
+    if "no command or entrypoint provided" in said:
+        return EngineError(
+            Text("The image {image} does not say what to run. Give a command.", image=image), detail
+        )
     if "executable file not found" in said or (
         "OCI runtime attempted to invoke a command that was not found" in said
     ):
-        return EngineError(
-            Text("The image {image} has no such program as the pod starts.", image=image), detail
-        )
+        program = _NO_PROGRAM.search(said)
+        if program is None:
+            sentence = Text("The image {image} has no such program as the pod starts.", image=image)
+        else:
+            sentence = Text(
+                "The image {image} has no program {program}.", image=image, program=program[1]
+            )
+        return EngineError(sentence, detail)
     return EngineError(error.text, detail)
 
 

@@ -378,7 +378,12 @@ class PodmanEngine(Engine):
         """Start several containers: here, or after init containers by a process of its own."""
         if not plan.init:
             for container in plan.main:
-                await self._caller.call("start", "--", container.podman_name, cwd=container.folder)
+                try:
+                    await self._caller.call(
+                        "start", "--", container.podman_name, cwd=container.folder
+                    )
+                except PodmanError as error:
+                    raise meaning(error, image=container.image, pod=plan.name) from error
             return
         steps = [
             {"name": one.podman_name, "container": one.name, "folder": str(one.folder),

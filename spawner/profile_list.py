@@ -10,13 +10,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from studovna.fields import VALUE, Localised
-from studovna.profile_rules import ways
+from studovna.profile_rules import is_web, ways
 from studovna.profile_schema import (
     CATEGORIES,
+    SIDECAR_IMAGE,
     Application,
     Choice,
     Effects,
@@ -29,6 +30,8 @@ from studovna.profile_schema import (
 from studovna.site import Site
 from studovna.text import Text
 from studovna.units import MIB
+
+from .web import SIDECAR
 
 DEFAULT_SHM = 64 * MIB  # what container runtimes give
 
@@ -54,12 +57,13 @@ class Capabilities:
     finds out). ``images``: size in bytes of
     the images that are there, by full reference; None when that is not known (any may be pulled).
     ``registry``: what the images begin with that Binder builds, such as ``127.0.0.1:5000/binder/``;
-    empty without Binder.
+    empty without Binder. ``commands``: what builds those images that need more than their name.
     """
 
     nodes: Sequence[GpuNode] | None = ()
     images: Mapping[str, int] | None = None
     registry: str = ""
+    commands: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def gpus(self) -> dict[str, int]:
@@ -105,8 +109,11 @@ def _profile(slug: str, profile: Profile, site: Site, able: Capabilities) -> dic
     }
     base = {
         "shm_size": DEFAULT_SHM, "home_kind": "person", "walltime": 0, "default_url": "",
-        "licences": [], "site_volumes": {},
+        "licences": [], "site_volumes": {}, "web_port": 0, "web_prefix": "strip",
+        "may_run_jobs": profile.jobs,
     }  # fmt: skip
+    if is_web(profile):
+        base["cmd"] = []  # the image's own, and not the one of Jupyter servers
     base |= _overrides(profile, site, able, frozenset())
     compiled: dict[str, Any] = {
         "slug": slug,
@@ -125,9 +132,9 @@ def _profile(slug: str, profile: Profile, site: Site, able: Capabilities) -> dic
         "icon": profile.icon,
         "hidden": profile.hidden,
         "unavailable": _profile_unavailable(profile, options, site, able),
-        "resources": _resources(base),
+        "resources": _resources(base) | ({"sidecar": SIDECAR.as_dict()} if is_web(profile) else {}),
         "gpus": _gpu_free(profile, site, able),
-        "image": _image_size(profile, site, able),
+        "image": _image(profile, site, able),
     }
     return compiled
 
@@ -148,6 +155,8 @@ def _profile_unavailable(
             reasons.append(option["unlisted_choice"]["studovna"]["unavailable"])
         if None not in reasons:
             reason = reason or reasons[0]
+    if is_web(profile):
+        reason = reason or _image_missing(SIDECAR_IMAGE, site, able)
     # An option that cannot be met (no GPU) says more than an image that is not built yet.
     return reason or _unavailable(profile.model_copy(update=dict.fromkeys(replaced)), site, able)
 
@@ -195,7 +204,7 @@ def _choice(
             "unavailable": _unavailable(choice, site, able),
             "resources": _resources(overrides),
             "gpus": _gpu_free(choice, site, able),
-            "image": _image_size(choice, site, able),
+            "image": _image(choice, site, able),
         },
     }
 
@@ -269,6 +278,8 @@ def _overrides(
     if effects.image is not None:
         own = effects.image == VALUE
         traits["image"] = VALUE if own else site.image_reference(effects.image)
+    if effects.web is not None:
+        traits |= {"web_port": effects.web.port, "web_prefix": effects.web.prefix}
     if effects.cpu is not None:
         traits |= {"cpu_guarantee": effects.cpu.request, "cpu_limit": effects.cpu.limit}
     if effects.memory is not None:
@@ -323,22 +334,32 @@ def _unavailable(effects: Effects | UnlistedEffects, site: Site, able: Capabilit
         if name not in site.volumes:
             return Text("This site has set no volume {name}.", name=name)
     image = effects.image
-    if image and image != VALUE and "/" not in image and able.images is not None:
+    return _image_missing(image, site, able) if image and image != VALUE else None
+
+
+def _image_missing(image: str, site: Site, able: Capabilities) -> Text | None:
+    pushed = site.cluster.images if site.engine == "kubernetes" else None
+    if "/" not in image and pushed is not None and image not in pushed:
+        return Text("The image {image} is not in this site's registry yet.", image=image)
+    if "/" not in image and able.images is not None:
         if site.image_reference(image) not in able.images:
             return Text(
                 "The image {image} is not built on this machine yet. The operator builds it with: "
                 "{command}",
                 image=image,
-                command=f"make images IMAGES={image}",
+                command=able.commands.get(image) or f"make images IMAGES={image}",
             )
     return None
 
 
-def _image_size(effects: Effects | UnlistedEffects, site: Site, able: Capabilities) -> int | None:
-    """Bytes of the image on this machine; None where it is not here, or not known."""
-    if effects.image in (None, VALUE):
+def _image(
+    effects: Effects | UnlistedEffects, site: Site, able: Capabilities
+) -> dict[str, int | None] | None:
+    """The size in bytes that the image has on this machine, None in it when it is still to be
+    fetched; None where that is not known."""
+    if effects.image in (None, VALUE) or able.images is None:
         return None
-    return (able.images or {}).get(site.image_reference(effects.image))
+    return {"size": able.images.get(site.image_reference(effects.image))}
 
 
 def _gpu_unavailable(

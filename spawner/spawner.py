@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from jupyterhub.utils import utcnow
+from kubernetes_asyncio.client import V1Pod
 from kubespawner import KubeSpawner
 from kubespawner.slugs import is_valid_label, safe_slug
 from tornado import web
 from traitlets import Bool, Dict, Enum, Instance, Integer, List, Unicode, default
 
+from spawner.culling import BINDER_PROFILE
 from spawner.deployment import Deployment
 from spawner.engine import Claim, EngineError
 from spawner.licences import silent_servers
@@ -25,6 +27,8 @@ from spawner.options import (
 from spawner.profile_list import Capabilities, compile_profiles
 from spawner.quota import Resources, check_quota
 from spawner.refusals import StartRefused
+from spawner.web import SIDECAR, Web, with_sidecar
+from studovna.profile_schema import SIDECAR_IMAGE, SIDECAR_PORT
 from studovna.site import Volume
 from studovna.text import Text
 
@@ -59,6 +63,9 @@ class ProfileSpawner(KubeSpawner):
     extra_pod_config: dict[str, Any]
     licences = List(Unicode(), help="The licence servers of the site that the server uses.")
     site_volumes = Dict(help="Volumes of the site to mount, read-only, by their path.")
+    may_run_jobs = Bool(False, help="Whether it may run jobs beside it, where the site lets it.")
+    web_port = Integer(0, help="Where an application that is no Jupyter server listens; 0: none.")
+    web_prefix = Enum(["strip", "keep"], "strip", help="Whether it sees its server's prefix.")
     walltime = Integer(0, help="Seconds after which the pod is ended whatever it does; 0: never.")
 
     # A pod, always: Pod Security "restricted" holds for every server.
@@ -159,6 +166,8 @@ class ProfileSpawner(KubeSpawner):
         await super().load_user_options()
         self.pvc_name = await self._home_name()
         self._apply_volumes()
+        if self.web_port:
+            self.port = SIDECAR_PORT
         if self.walltime:
             limit = {"activeDeadlineSeconds": self.walltime}
             self.extra_pod_config = {**self.extra_pod_config, **limit}
@@ -246,6 +255,21 @@ class ProfileSpawner(KubeSpawner):
         self.volumes = volumes
         self.volume_mounts = mounts
 
+    async def get_pod_manifest(self) -> V1Pod:
+        """The pod of this server; an application has the hub's sign-in before it."""
+        pod = await super().get_pod_manifest()
+        if not self.web_port:
+            return pod
+        web = Web(
+            self.web_port,
+            self.web_prefix,
+            self.deployment.site.image_reference(SIDECAR_IMAGE),
+            args=self.cmd,
+            variables=self.environment.keys(),
+            home=HOME if self.home_kind != "none" else None,
+        )
+        return with_sidecar(pod, web)
+
     # Quota
 
     def _reserve(self) -> None:
@@ -258,18 +282,42 @@ class ProfileSpawner(KubeSpawner):
                 "extra_resource_limits": self.extra_resource_limits,
             }
         )
-        refusal = check_quota(self.deployment.site.project, self.others_reserved(), wanted)
+        if self.web_port:
+            wanted += SIDECAR
+        refusal = self._one_too_many() or check_quota(
+            self.deployment.site.project, self.others_reserved(), wanted
+        )
         if refusal:
             raise StartRefused(refusal, reason="quota", status_code=403)
         self.reserved = wanted
 
-    def others_reserved(self) -> list[Resources]:
-        """What the person's other servers hold, those that are just starting included."""
+    def _one_too_many(self) -> Text | None:
+        """Binder keeps its limit itself; a start by the REST API does not come by there."""
+        most = self.deployment.site.binder.servers
+        if self.user_options.get("profile") != BINDER_PROFILE:
+            return None
+        running = [
+            one for one in self._others() if one.user_options.get("profile") == BINDER_PROFILE
+        ]
+        if len(running) < most:
+            return None
+        return Text(
+            "You run {most} servers from repositories, which is as many as you may. "
+            "Stop one first.",
+            most=most,
+        )
+
+    def _others(self) -> list[ProfileSpawner]:
+        """The person's other servers, those that are just starting included."""
         return [
-            other.reserved
+            other
             for other in self.user.spawners.values()
             if other is not self and other.active and other.reserved is not None
         ]
+
+    def others_reserved(self) -> list[Resources]:
+        """What the person's other servers hold."""
+        return [other.reserved for other in self._others() if other.reserved is not None]
 
     # State
 

@@ -77,7 +77,8 @@ CHART: dict[str, Schema] = {
     "global": OBJECT,
     "fullnameOverride": NAME,
     "images": closed(
-        tag={"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"},
+        tag={"type": "string", "pattern": "^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$"},
+        pushed=several(NAME),
         hub=IMAGE,
         binder=IMAGE,
         pullPolicy=choice("Always", "IfNotPresent", "Never"),
@@ -109,13 +110,13 @@ CHART: dict[str, Schema] = {
     ),
     "hub": closed(storage=STORAGE, env=ENVIRONMENT, **WORKLOAD),
     "proxy": closed(**WORKLOAD),
-    "binder": closed(env=ENVIRONMENT, **WORKLOAD),
+    "binder": closed(storage=STORAGE, env=ENVIRONMENT, **WORKLOAD),
     "builds": closed(namespace=NAME, createNamespace=FLAG, quota=QUANTITIES),
     "registry": closed(nodePort=NODE_PORT, storage=STORAGE, pullSecret=NAME, **WORKLOAD),
     "prePuller": closed(
         enabled=FLAG, images=several({**IMAGE, "minLength": 1}), skip=several(TEXT), **PLACEMENT
     ),
-    "rbac": closed(nodes=FLAG, allPods=FLAG),
+    "rbac": closed(nodes=FLAG, allPods=FLAG, jobs=closed(enabled=FLAG, apiServer=several(CIDR))),
     "networkPolicy": closed(
         enabled=FLAG,
         blockedRanges=several(CIDR),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .fields import Settings
+from .fields import Settings, Slug
 from .profile_schema import Toleration
 
 _PART = r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -31,6 +31,11 @@ class Cluster(Settings):
     namespaces: Literal["shared", "person"] = "shared"
     """Where servers run: all in one namespace, or each person's in one of their own, which the hub
     makes with a ResourceQuota and a LimitRange of the project's size."""
+    image_tag: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")] = "latest"
+    """The tag of the images that are named by their folder. The chart sets it (`images.tag`)."""
+    images: list[Slug] | None = None
+    """Which of those are in the registry; what stands on another cannot be started. Null: all are.
+    The chart sets it (`images.pushed`)."""
     pull_secrets: list[SecretName] = []
     """Secrets with the credentials of registries; they have to be in the servers' namespace."""
     placement: dict[ResourceClass, Placement] = {}

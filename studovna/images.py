@@ -28,7 +28,7 @@ from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from studovna import build_settings
+from studovna import build_settings, build_times, image_args
 from studovna.image_files import (
     File,
     checkout_files,
@@ -62,6 +62,9 @@ _HOOK = (
     'printf "%s" "$STUDOVNA_SETUP" | chroot "$1" sh -s'
 )
 _LAST_LINES = 15
+
+Given = Mapping[str, image_args.Values]
+"""The arguments that the operator gave, by image."""
 _LIST_TRIES = 10
 
 
@@ -102,15 +105,22 @@ class ImageSpec(_Strict):
             description="files and folders of the checkout that the build finds below checkout/",
         )
     )
-    args: dict[
-        Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,60}$")],
-        Annotated[str, StringConstraints(max_length=500)],
-    ] = Field(default_factory=dict, description="build arguments of the Containerfile")
+    args: dict[image_args.ArgName, Annotated[str, StringConstraints(max_length=500)]] = Field(
+        default_factory=dict, description="build arguments of the Containerfile"
+    )
+    asks: dict[image_args.ArgName, image_args.Asked] = Field(
+        default_factory=dict,
+        description="build arguments that the operator gives, once: NAME=value",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> ImageSpec:
         if (self.parent is None) == (self.bootstrap is None):
             raise wrong("An image starts from one thing", 'either "parent" or "bootstrap"')
+        if twice := self.args.keys() & self.asks.keys():
+            raise wrong(
+                f"The argument {min(twice)} is both set and asked for", 'one of "args" and "asks"'
+            )
         if self.packages and self.bootstrap is not None:
             raise wrong("The lowest image lists its packages once", 'them under "bootstrap"')
         return self
@@ -145,6 +155,7 @@ class ImageStatus:
     up_to_date: bool
     size: int = 0
     built_at: datetime.datetime | None = None
+    id: str = ""
 
 
 class BuildError(Exception):
@@ -204,11 +215,15 @@ def inputs_hash(files: Mapping[str, File], parent: str, parameters: Mapping[str,
 
 
 def hashes(
-    images: Mapping[str, Image], base: str | None, names: Iterable[str] | None = None
+    images: Mapping[str, Image],
+    base: str | None,
+    names: Iterable[str] | None = None,
+    given: Given | None = None,
 ) -> dict[str, str]:
     """The inputs hashes of the named images (all by default) and of what they stand on.
 
-    The lowest ones start from `base`, or None to bootstrap them.
+    The lowest ones start from `base`, or None to bootstrap them. `given` are the arguments that the
+    operator gave, by image.
     """
     known: dict[str, str] = {}
     for image in family(images, images if names is None else names):
@@ -217,6 +232,7 @@ def hashes(
         if image.spec.bootstrap:
             # How we make a file system is an input too.
             parameters["config"] = " ".join((*_CONFIG, _HOOK))
+        parameters |= (given or {}).get(image.name, {})
         known[image.name] = inputs_hash(image.files(), parent, parameters)
     return known
 
@@ -227,6 +243,15 @@ def on_request(images: Mapping[str, Image], present: Collection[str]) -> set[str
     What somebody has built once is kept up to date like the others.
     """
     return {name for name, image in images.items() if image.spec.on_demand} - set(present)
+
+
+def build_commands(folder: Path) -> dict[str, str]:
+    """The commands that build the images that ask the operator for something, by image.
+
+    Raises SettingsError.
+    """
+    asking = {name: image.spec.asks for name, image in read_images(folder).items()}
+    return {name: image_args.command(name, asked) for name, asked in asking.items() if asked}
 
 
 def build_steps(line: str) -> Text | None:
@@ -314,6 +339,7 @@ class _Present:
     id: str
     tags: tuple[str, ...]
     inputs: str
+    args: str
     size: int
     created: int
 
@@ -336,6 +362,7 @@ def _present(podman: Podman, name: str) -> list[_Present]:
             str(entry["Id"]),
             tuple(entry.get("Names") or ()),
             str((entry.get("Labels") or {}).get(LABEL_INPUTS, "")),
+            str((entry.get("Labels") or {}).get(image_args.LABEL_ARGS, "")),
             int(entry["Size"]),
             int(entry["Created"]),
         )
@@ -349,10 +376,19 @@ def _latest(podman: Podman, image: Image) -> _Present | None:
     return next((p for p in _present(podman, image.name) if image.reference in p.tags), None)
 
 
+def given_args(podman: Podman, images: Mapping[str, Image]) -> dict[str, dict[str, str]]:
+    """The arguments that the operator gave, by image: those of the image that is there."""
+    given = {}
+    for image in images.values():
+        if image.spec.asks and (found := _latest(podman, image)):
+            given[image.name] = image_args.from_label(found.args, image.spec.asks)
+    return given
+
+
 def images_status(podman: Podman, folder: Path, base: str | None = None) -> list[ImageStatus]:
     """What is there of every image, parents first. Raises SettingsError and PodmanError."""
     images = read_images(folder)
-    wanted = hashes(images, base)
+    wanted = hashes(images, base, given=given_args(podman, images))
     rows = []
     for image in family(images, images):
         found = _latest(podman, image)
@@ -368,6 +404,7 @@ def images_status(podman: Podman, folder: Path, base: str | None = None) -> list
                 found.inputs == wanted[image.name],
                 found.size,
                 built,
+                found.id,
             )
         )
     return rows
@@ -380,11 +417,13 @@ def build(
     reporter: Reporter,
     *,
     base: str | None = None,
+    args: image_args.Values | None = None,
 ) -> list[str]:
     """Build the named images and their parents where inputs changed; returns the names of those.
 
-    `base` is a registry's image to start the lowest ones from; None bootstraps Debian here. Raises
-    SettingsError, BuildError and PodmanError.
+    `base` is a registry's image to start the lowest ones from; None bootstraps Debian here. `args`
+    are for those of the named images that ask for them; without, an image keeps the ones that it
+    has. Raises SettingsError, BuildError and PodmanError.
     """
     images = read_images(folder)
     for name in names:
@@ -395,9 +434,13 @@ def build(
                 expected=one_of(name, images),
             )
             raise BuildError(text, name)
-    wanted = hashes(images, base)
+    given = _with_args(images, names, given_args(podman, images), args or {})
+    wanted = hashes(images, base, given=given)
     stale = []
     for image in family(images, names):
+        wants = image_args.missing(image.name, image.spec.asks, given.get(image.name, {}))
+        if wants is not None:
+            raise BuildError(wants, image.name)
         found = _latest(podman, image)
         if found is None or found.inputs != wanted[image.name]:
             stale.append(image)
@@ -405,14 +448,33 @@ def build(
         reporter.begin(image.name, number, len(stale))
         start = time.monotonic()
         lowest = family(images, [image.name])[0].spec.bootstrap
-        _Build(podman, image, wanted, base, lowest.suite if lowest else "", reporter).run()
-        found = _latest(podman, image)
-        reporter.done(image.name, time.monotonic() - start, found.size if found else 0)
+        suite, own = lowest.suite if lowest else "", given.get(image.name, {})
+        _Build(podman, image, wanted, base, suite, reporter, own).run()
+        found, seconds = _latest(podman, image), time.monotonic() - start
+        taken = build_times.BuildTime(wanted[image.name], round(seconds, 1))
+        build_times.record(podman.state, image.name, taken)
+        reporter.done(image.name, seconds, found.size if found else 0)
     if stale:
         # Children first: an image that another one stands on cannot be removed.
         for image in reversed(family(images, images)):
             _remove_old(podman, image, wanted[image.name])
     return [image.name for image in stale]
+
+
+def _with_args(
+    images: Mapping[str, Image], names: Iterable[str], given: Given, args: image_args.Values
+) -> Given:
+    """What each image has, and `args` for those of the named ones that ask for them."""
+    asked = {name: one for each in names for name, one in images[each].spec.asks.items()}
+    try:
+        image_args.check(args, asked)
+    except image_args.ArgumentError as error:
+        raise BuildError(error.text, next(iter(names), "")) from error
+    new = {
+        each: {name: value for name, value in args.items() if name in images[each].spec.asks}
+        for each in names
+    }
+    return {name: {**given.get(name, {}), **new.get(name, {})} for name in given.keys() | new}
 
 
 def _remove_old(podman: Podman, image: Image, keep: str) -> None:
@@ -438,6 +500,7 @@ class _Build:
         base: str | None,
         suite: str,
         reporter: Reporter,
+        given: image_args.Values,
     ) -> None:
         self.podman = podman
         self.image = image
@@ -445,6 +508,7 @@ class _Build:
         self.base = base
         self.suite = suite
         self.reporter = reporter
+        self.given = given
         self.log = podman.state / "log" / "images" / f"{image.name}.log"
         self.current = Text("starting")
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
@@ -464,6 +528,7 @@ class _Build:
             "org.opencontainers.image.description": self.image.spec.description,
             LABEL_NAME: self.image.name,
             LABEL_INPUTS: self.wanted[self.image.name],
+            **({image_args.LABEL_ARGS: image_args.to_label(self.given)} if self.given else {}),
         }
 
     def _tags(self) -> list[str]:
@@ -514,7 +579,7 @@ class _Build:
 
     def _containerfile(self) -> None:
         parent = self.image.spec.parent
-        args = dict(self.image.spec.args)
+        args = {**self.image.spec.args, **self.given}
         if parent:
             args["PARENT"] = f"{REPOSITORY}/{parent}:{self.wanted[parent][:12]}"
         elif self.image.spec.bootstrap and self.base:

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Collection
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text as Rich
 
+from studovna.image_args import ArgumentError, Values, read_words
 from studovna.images import (
     BuildError,
     Reporter,
@@ -23,7 +25,7 @@ from studovna.images import (
     on_request,
     read_images,
 )
-from studovna.images_push import push, target_folder
+from studovna.images_push import chart_values, push
 from studovna.paths import ROOT, state_dir
 from studovna.podman import Podman, PodmanError
 from studovna.problems import SettingsError
@@ -138,15 +140,20 @@ class LiveReporter:
 
 
 def build_with_display(
-    podman: Podman, names: list[str], console: Console, *, base: str | None = None
+    podman: Podman,
+    names: list[str],
+    console: Console,
+    *,
+    base: str | None = None,
+    args: Values | None = None,
 ) -> list[str]:
     """`images.build` with a live display on a terminal and plain lines elsewhere."""
     if not console.is_terminal:
         reporter: Reporter = PlainReporter(console)
-        return build(podman, IMAGES, names, reporter, base=base)
+        return build(podman, IMAGES, names, reporter, base=base, args=args)
     live = LiveReporter(console)
     try:
-        return build(podman, IMAGES, names, live, base=base)
+        return build(podman, IMAGES, names, live, base=base, args=args)
     finally:
         live.close()
 
@@ -168,7 +175,7 @@ def _podman() -> Podman:
     return podman
 
 
-def _fail(error: SettingsError | BuildError | PodmanError) -> typer.Exit:
+def _fail(error: SettingsError | BuildError | PodmanError | ArgumentError) -> typer.Exit:
     Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
     return typer.Exit(1)
 
@@ -185,6 +192,13 @@ def build_command(
             "--from", help="Start from this registry image instead of bootstrapping Debian."
         ),
     ] = None,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What an image asks the operator for, each once; later builds keep it.",
+        ),
+    ] = None,
 ) -> None:
     """Build the images whose inputs changed, and what they stand on."""
     # "make down" ends a build in the background: as Ctrl-C does, with the programs that it runs.
@@ -192,8 +206,10 @@ def build_command(
     console = Console()
     try:
         podman = _podman()
-        built = build_with_display(podman, names or wanted_images(podman), console, base=base)
-    except (SettingsError, BuildError, PodmanError) as error:
+        wanted = names or wanted_images(podman)
+        args = read_words(arg or [])
+        built = build_with_display(podman, wanted, console, base=base, args=args)
+    except (SettingsError, BuildError, PodmanError, ArgumentError) as error:
         raise _fail(error) from None
     if not built:
         console.print(Text("Every image is up to date."))
@@ -252,13 +268,30 @@ def push_command(
     plain_http: Annotated[
         bool, typer.Option("--plain-http", help="The registry has no TLS.")
     ] = False,
+    tag: Annotated[
+        str | None,
+        typer.Option(help="The tag of all of them; by default one that other images never have."),
+    ] = None,
+    values: Annotated[
+        Path | None, typer.Option(help="Write the chart's values for them to this file.")
+    ] = None,
 ) -> None:
     """Push built images to a registry, for a cluster; log in with podman login."""
     console = Console()
     try:
         lines = PushLines(console)
-        push(_podman(), IMAGES, names or [], to, lines, plain_http=plain_http, base=base)
+        pushed = push(
+            _podman(), IMAGES, names or [], to, lines, plain_http=plain_http, base=base, tag=tag
+        )
+        if not pushed:
+            raise BuildError(Text("No image is built yet. Run: studovna images build"), "")
+        told = chart_values(to, pushed[0].tag, [one.name for one in pushed])
+        if values is not None:
+            values.write_text(told)
     except (SettingsError, BuildError, PodmanError) as error:
         raise _fail(error) from None
-    text = Text("In the site's settings: images: {folder}", folder=target_folder(to))
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    except OSError as error:
+        Console(stderr=True).print(f"{values}: {error.strerror}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    text = Text("In the chart's values (helm upgrade … -f {file}):", file=values or "FILE")
+    console.print(f"{text}\n\n{told}", markup=False, highlight=False, soft_wrap=True, end="")

@@ -10,7 +10,16 @@ from itertools import product
 from .auth import SharedPassword
 from .fields import VALUE
 from .problems import one_of
-from .profile_schema import Choice, Effects, Option, Profile, Unlisted, UnlistedEffects
+from .profile_schema import (
+    SIDECAR_IMAGE,
+    SIDECAR_PORT,
+    Choice,
+    Effects,
+    Option,
+    Profile,
+    Unlisted,
+    UnlistedEffects,
+)
 from .site import Rule, Site
 from .units import format_cores, format_size
 
@@ -54,13 +63,20 @@ def profile_rules(profile: Profile, site: Site, images: Collection[str] | None) 
                 )
     if profile.hidden and profile.default:
         yield ("default",), "A hidden profile cannot be the default", "hidden or default, not both"
+    yield from _web_rules(profile)
     yield from dict.fromkeys(_resource_rules(profile, site))
 
 
 def own_images(profile: Profile) -> set[str]:
     """The folders of images/ that a profile can start."""
     named = {effects.image for _, effects in _places(profile) if effects.image}
-    return {image for image in named if image != VALUE and "/" not in image}
+    own = {image for image in named if image != VALUE and "/" not in image}
+    return own | {SIDECAR_IMAGE} if is_web(profile) else own
+
+
+def is_web(profile: Profile) -> bool:
+    """Whether what it starts is an application that serves HTTP itself."""
+    return any(effects.web is not None for _, effects in _places(profile))
 
 
 def ways(option: Option) -> list[Choice | Unlisted]:
@@ -86,6 +102,30 @@ def _always_sets_image(profile: Profile) -> bool:
         ways(option) and all(way.image is not None for way in ways(option))
         for option in profile.options.values()
     )
+
+
+def _web_rules(profile: Profile) -> Iterator[Rule]:
+    if not is_web(profile):
+        return
+    always = (profile.web is not None and profile.web.port is not None) or any(
+        all(way.web is not None and way.web.port is not None for way in ways(option))
+        for option in profile.options.values()
+    )
+    if not always:
+        yield (
+            ("web", "port"),
+            "web.port is set neither by the profile nor by every choice of an option",
+            "web: {port: 8080} at the profile",
+        )
+    for path, effects in _places(profile):
+        if effects.web is not None and effects.web.port == SIDECAR_PORT:
+            yield (*path, "web", "port"), f"Port {SIDECAR_PORT} is the sign-in's", "another port"
+        if effects.default_url is not None:
+            yield (
+                (*path, "default_url"),
+                "default_url is a setting of the Jupyter server, and web says that there is none",
+                "web without default_url",
+            )
 
 
 def _sets_nothing(effects: AnyEffects) -> bool:
@@ -131,7 +171,8 @@ def _unlisted_rules(path: KeyPath, unlisted: Unlisted) -> Iterator[Rule]:
         )
     texts: list[tuple[KeyPath, str]] = [(("default_url",), unlisted.default_url or "")]
     texts += [(("env", name), text) for name, text in (unlisted.env or {}).items()]
-    texts += [(("command", index), text) for index, text in enumerate(unlisted.command or [])]
+    words = [] if unlisted.command == VALUE else unlisted.command or []
+    texts += [(("command", index), text) for index, text in enumerate(words)]
     texts += [(("node_selector", k), text) for k, text in (unlisted.node_selector or {}).items()]
     for where, text in texts:
         if re.search(r"[{}]", text.replace(VALUE, "")):  # KubeSpawner fills in with str.format

@@ -36,6 +36,13 @@ CATEGORIES: dict[str, Localised] = {
 }
 """The titles of the categories that need none of their own."""
 
+SIDECAR_IMAGE = "sidecar"
+"""The folder of images/ of what checks the sign-in before an application."""
+SIDECAR_PORT = 18888
+"""Where that listens: a port that applications do not have by themselves."""
+WEB_PORTS = range(1024, 65536)
+"""Where an application may listen: a user without rights cannot have those below."""
+
 
 class CPU(Settings):
     """Cores."""
@@ -121,11 +128,35 @@ class Application(Settings):
     missing."""
 
 
+WebPort = Annotated[int, Field(ge=WEB_PORTS.start, lt=WEB_PORTS.stop)]
+WebPrefix = Literal["strip", "keep"]
+Command = Annotated[list[str], Field(min_length=1, max_length=100)]
+
+
+class Web(Settings):
+    """An application that serves HTTP itself and is no Jupyter server. The hub's sign-in stands
+    before it, in a container of its own."""
+
+    port: WebPort | None = None
+    """The port on which it listens."""
+    prefix: WebPrefix | None = None
+    """strip (default): it sees the paths of its own root, and X-Forwarded-Prefix. keep: it sees
+    paths as the browser does, below $(JUPYTERHUB_SERVICE_PREFIX)."""
+
+
+class WebOrValue(Settings):
+    """An application that serves HTTP itself; ``{value}`` is what the person typed."""
+
+    port: WebPort | Literal["{value}"] | None = None
+    """The port on which it listens."""
+    prefix: WebPrefix | None = None
+    """strip (default): it sees the paths of its own root, and X-Forwarded-Prefix. keep: it sees
+    paths as the browser does, below $(JUPYTERHUB_SERVICE_PREFIX)."""
+
+
 class _CommonEffects(Settings):
     env: dict[EnvName, Annotated[str, Field(max_length=10_000)]] | None = None
     """Environment variables."""
-    command: Annotated[list[str], Field(min_length=1, max_length=100)] | None = None
-    """The command, instead of the image's own."""
     default_url: Annotated[str, Field(pattern=r"^/[^\s]{0,500}$")] | None = None
     """What opens first, such as /lab or /rstudio."""
     application: Application | None = None
@@ -160,6 +191,10 @@ class Effects(_CommonEffects):
     """GPUs."""
     shm: Memory | None = None
     """The size of /dev/shm. It is a part of the server's memory."""
+    command: Command | None = None
+    """The command, instead of the image's own."""
+    web: Web | None = None
+    """What the image runs is no Jupyter server: an application that serves HTTP itself."""
 
 
 class UnlistedEffects(_CommonEffects):
@@ -175,6 +210,11 @@ class UnlistedEffects(_CommonEffects):
     """GPUs."""
     shm: MemoryOrValue | None = None
     """The size of /dev/shm. It is a part of the server's memory."""
+    command: Command | Literal["{value}"] | None = None
+    """The command, instead of the image's own; {value}: the text, split into words as a shell does,
+    and no shell sees it."""
+    web: WebOrValue | None = None
+    """What the image runs is no Jupyter server: an application that serves HTTP itself."""
 
 
 class Choice(Effects):
@@ -246,6 +286,9 @@ class Profile(Effects):
     """Not on the page; still started by a link, by Binder and by the REST API."""
     access: Access = Access.model_construct()
     """Who may start it."""
+    jobs: bool = False
+    """The server may run jobs beside it, as Snakemake does: on a cluster where each person has a
+    namespace and the chart allows it (rbac.jobs); elsewhere this says nothing."""
     options: dict[Slug, Option] = {}
     """What the person can choose, in the order of the page."""
 

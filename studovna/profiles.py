@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from .catalogue import catalogue_file
 from .fields import SLUG
 from .paths import ROOT
 from .problems import Problem, SettingsError, read_yaml, validate
@@ -19,7 +20,8 @@ def image_folders() -> list[str] | None:
 
 
 def load_profiles(folder: Path, site: Site) -> dict[str, Profile]:
-    """Read and check every ``*.yaml`` of the folder; by slug (the file's name), in page order.
+    """Read and check every ``*.yaml`` of the folder, and those that the site takes from the
+    catalogue; by slug (the file's name), in page order.
 
     Raises SettingsError with every problem of every file.
     """
@@ -31,8 +33,13 @@ def load_profiles(folder: Path, site: Site) -> dict[str, Profile]:
     profiles: dict[str, Profile] = {}
     files: dict[str, str] = {}
     found = sorted(p for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))
-    for path in found:
+    for path in [*found, *map(catalogue_file, site.catalogue)]:
         slug = path.stem
+        if slug in profiles:
+            message = f'The profile "{slug}" is there already, from {files[slug]}'
+            expected = "another name for yours, or no catalogue entry"
+            problems.append(Problem(str(site.file), None, "catalogue", message, expected))
+            continue
         if path.suffix == ".yml" or not re.fullmatch(SLUG, slug) or "--" in slug:
             expected = "a name of a-z, 0-9 and single hyphens, and .yaml"
             problems.append(

@@ -21,6 +21,7 @@ class Release:
     ``registry_port`` is where every node reaches the release's registry on its own loopback, and
     ``registry_url`` is where pods reach it; both are empty where the site has a registry elsewhere.
     ``dockerfiles_namespace`` is where Dockerfiles are built; empty where they are not.
+    ``jobs_role`` is the ClusterRole of servers that may run jobs; empty where none may.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Release:
     registry_port: int | None
     registry_url: str
     dockerfiles_namespace: str = ""
+    jobs_role: str = ""
 
     def url(self, part: str, port: int) -> str:
         """Where pods of every namespace reach one of the release's Services."""
@@ -58,6 +60,7 @@ def read_release(environ: Mapping[str, str]) -> Release | None:
         registry_port=int(port) if port else None,
         registry_url=environ.get("STUDOVNA_REGISTRY_URL", ""),
         dockerfiles_namespace=environ.get("STUDOVNA_DOCKERFILES_NAMESPACE", ""),
+        jobs_role=environ.get("STUDOVNA_JOBS_ROLE", ""),
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 
 from . import ssh_key
 from .auth import Auth, SharedPassword, auth_rules, with_type
+from .catalogue import catalogue_rules
 from .cluster_settings import Cluster
 from .fields import ContainerPath, Cores, EnvName, Localised, Memory, Pattern, Plain, Settings, Slug
 from .problems import Problem, SettingsError, read_yaml, validate, wrong
@@ -106,9 +107,10 @@ class Binder(Settings):
     allow_hosts: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]_-]{1,253}$")]] = []
     """Hosts inside the site's own network that repositories may be fetched from."""
     allow_repositories: list[Pattern] = []
-    """Only repositories whose spec matches one of these patterns are built; empty: all."""
+    """Only repositories are built whose plain name matches one of these patterns as a whole, such
+    as `owner/repository/ref` or `https://host/path/ref`; empty: all."""
     ban_repositories: list[Pattern] = []
-    """Repositories whose spec matches one of these patterns are never built."""
+    """Repositories whose name matches one of these patterns are never built."""
     ssh_key_file: FilePath | None = None
     """The private key that reads repositories by ssh, beside the site file or absolute; null: none.
     Everyone at the site can then build what it can read."""
@@ -191,7 +193,8 @@ class Site(Settings):
     images: Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9.:/_-]{0,200}[a-z0-9]$")] = (
         PODMAN_IMAGES
     )
-    """Where the images live that profiles name by their folder: `lab` is `<images>/lab:latest`."""
+    """Where the images live that profiles name by their folder: `lab` is `<images>/lab:latest`, or
+    with the tag `cluster.image_tag` on a cluster."""
     cluster: Cluster = Cluster.model_construct()
     """What only a Kubernetes cluster knows; unused with podman."""
     storage: Storage = Storage.model_construct()
@@ -203,6 +206,9 @@ class Site(Settings):
     """Files that profiles mount read-only, such as the folder of a vendor's programs."""
     profiles: FilePath = "profiles"
     """The folder of the profiles, beside the site file or absolute."""
+    catalogue: list[Slug] = []
+    """Ready profiles of this distribution to offer as well, by name: applications such as
+    streamlit or tensorboard, which are off otherwise."""
     binder: Binder = Binder.model_construct()
     """Binder: servers from git repositories."""
     registry: Registry | None = None
@@ -265,7 +271,8 @@ class Site(Settings):
 
     def image_reference(self, image: str) -> str:
         """The full reference of an image that a profile names by folder or by reference."""
-        return image if "/" in image else f"{self.images}/{image}:latest"
+        tag = self.cluster.image_tag if self.engine == "kubernetes" else "latest"
+        return image if "/" in image else f"{self.images}/{image}:{tag}"
 
 
 def site_rules(site: Site) -> Iterator[Rule]:
@@ -297,6 +304,7 @@ def site_rules(site: Site) -> Iterator[Rule]:
             "A claim is in one namespace, and cluster.namespaces: person gives each person another",
             "cluster.namespaces: shared, or no volumes",
         )
+    yield from catalogue_rules(site.catalogue)
     if site.registry is not None:
         user, file = site.registry.username, site.registry.password_file
         if (user is None) != (file is None):

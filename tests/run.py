@@ -57,7 +57,12 @@ MEANWHILE = [
     ["tests/chart"],
     ["tests/binder", "--ignore=tests/binder/test_browser.py"],
 ]
-ALONE = [["tests/binder/test_browser.py"], ["tests/browser"], ["tests/cluster"]]
+ALONE = [
+    ["tests/binder/test_browser.py"],
+    ["tests/browser"],
+    ["tests/apps"],
+    ["tests/cluster"],
+]
 """Chromium drops connections when networks of other pods come and go."""
 
 

@@ -16,7 +16,7 @@ from studovna.text import Text
 
 from ..builds import Build
 from ..errors import BinderError, Refused
-from ..events import FINAL_PHASES, Event, EventLog, event, failed, parse_event_id, sse
+from ..events import FINAL_PHASES, Event, EventLog, event, failed, has_text, parse_event_id, sse
 from ..launcher import LaunchRequest
 from ..service import Link
 from ..tokens import check_build_token
@@ -180,6 +180,13 @@ class BuildHandler(BaseHandler):
                     private=resolved.private,
                 )
             )
+        if launch.request.image != link.image:
+            # Of the log's other viewers, whose version it is, none is to read this.
+            said = Text(
+                "Your server of this repository is just starting with another version of it. To "
+                "get this one, stop the server on the hub's home page and open the link again."
+            )
+            await self.emit(event("launching", said))
         await self.follow(launch.log, position)
 
     async def follow(
@@ -197,7 +204,8 @@ class BuildHandler(BaseHandler):
                 data = log.events[position]
                 position += 1
                 last = log.closed and position == len(log.events)
-                if last or not english:
+                # A program's output needs no translation, and is most of a log.
+                if last or (not english and has_text(data)):
                     new = json.loads(data)
                     new = change(new) if change and last else new
                     self._ended = new.get("phase") in FINAL_PHASES

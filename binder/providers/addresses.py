@@ -10,18 +10,25 @@ nothing. Hosts that the site lists in ``binder: allow_hosts`` are exempt.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import socket
+import threading
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from studovna.text import Text
 
-from ..errors import Refused
+from ..errors import Failed, Refused
 
 RESOLVE_TIMEOUT = 10.0  # seconds
+LOOKUPS_AT_ONCE = 64  # threads that wait for name servers
+
+LOOKUPS: ContextVar[list[asyncio.Future[Any]]] = ContextVar("lookups")
+"""Where it is set, the lookups of names that were begun: they may outlast what wanted them."""
 
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 
@@ -116,11 +123,21 @@ async def resolve(rules: AddressRules, host: str, port: int) -> list[str]:
     """
     if not is_host(host):
         raise Refused(Text("{host} is not a host name.", host=host[:100]))
-    loop = asyncio.get_running_loop()
+    lookup = _begin(host, port)
     try:
         async with asyncio.timeout(RESOLVE_TIMEOUT):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError, TimeoutError):
+            found = await asyncio.shield(lookup)
+    except TimeoutError:
+        raise Failed(
+            Text(
+                "No name server has answered within {seconds} seconds where {host} is. Try again "
+                "later.",
+                seconds=int(RESOLVE_TIMEOUT),
+                host=host,
+            ),
+            status=504,
+        ) from None
+    except (OSError, UnicodeError):
         raise Refused(
             Text("The host {host} has no address: check the spelling of the link.", host=host),
             status=404,
@@ -128,6 +145,48 @@ async def resolve(rules: AddressRules, host: str, port: int) -> list[str]:
     addresses = sorted({str(entry[4][0]) for entry in found}, key=lambda ip: (":" in ip, ip))
     rules.check(host, port, addresses)
     return addresses
+
+
+_names = socket.getaddrinfo
+_slots = asyncio.Semaphore(LOOKUPS_AT_ONCE)
+
+
+def _begin(host: str, port: int) -> asyncio.Future[list[Any]]:
+    """Look up a name in a thread of its own.
+
+    A name server that does not answer holds the thread for as long as the system waits for it:
+    neither the threads for everything else nor the end of this process may wait for that.
+    """
+
+    async def look_up() -> list[Any]:
+        async with _slots:
+            loop = asyncio.get_running_loop()
+            answer: asyncio.Future[list[Any]] = loop.create_future()
+
+            def tell(found: list[Any] | None, error: Exception | None) -> None:
+                if answer.cancelled():
+                    return
+                if error is not None:
+                    answer.set_exception(error)
+                else:
+                    answer.set_result(found or [])
+
+            def ask() -> None:
+                found, wrong = None, None
+                try:
+                    found = _names(host, port, type=socket.SOCK_STREAM)
+                except Exception as error:
+                    wrong = error
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(tell, found, wrong)
+
+            threading.Thread(target=ask, name="name-lookup", daemon=True).start()
+            return await answer
+
+    task = asyncio.ensure_future(look_up())
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may listen
+    LOOKUPS.get([]).append(task)
+    return task
 
 
 def guard_process(rules: AddressRules) -> None:

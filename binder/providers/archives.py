@@ -10,7 +10,15 @@ from studovna.text import Text
 
 from ..errors import Refused
 from .addresses import is_host
-from .base import Credential, RepoProvider, Resolved, Source, check_spec, unescape
+from .base import (
+    Credential,
+    RepoProvider,
+    Resolved,
+    Source,
+    check_spec,
+    plain_path,
+    unescape,
+)
 from .lookup import lookup
 
 _DOI = re.compile(r"10\.[0-9]{4,9}/[A-Za-z0-9._;()/:-]{1,200}")
@@ -37,6 +45,9 @@ class RecordProvider(RepoProvider):
             slug=f"{self.prefix}-{source.url}",
             fetch_url=str(found["url"]),
         )
+
+    def names(self, source: Source, url: str = "") -> list[str]:
+        return [plain_path(source.url)]
 
     def page(self, source: Source) -> str:
         """The record's page, for people."""
@@ -136,6 +147,9 @@ class HydroshareProvider(RecordProvider):
         url = f"https://www.hydroshare.org/resource/{found[1]}"
         return Source(self.prefix, spec, url, "")
 
+    def names(self, source: Source, url: str = "") -> list[str]:
+        return [source.url.rpartition("/")[2], source.url]
+
 
 class CKANProvider(RecordProvider):
     """Datasets of CKAN portals, by the address of the dataset's page."""
@@ -166,3 +180,12 @@ class CKANProvider(RecordProvider):
         ):
             raise Refused(Text('"{text}" is not the address of a CKAN dataset.', text=text[:100]))
         return Source(self.prefix, spec, text, "")
+
+    def names(self, source: Source, url: str = "") -> list[str]:
+        parts = urllib.parse.urlsplit(source.url)
+        host = (parts.hostname or "").rstrip(".")
+        host = f"[{host}]" if ":" in host else host
+        usual = {"http": 80, "https": 443}[parts.scheme]
+        port = f":{parts.port}" if parts.port not in (None, usual) else ""
+        found = f"{parts.scheme}://{host}{port}{plain_path(parts.path)}"
+        return [found, urllib.parse.quote(found, safe="")]

@@ -6,6 +6,7 @@ import logging
 import re
 import urllib.parse
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -138,6 +139,20 @@ def check_name(name: str) -> str:
     return name
 
 
+def plain_path(path: str) -> str:
+    """A path as hosts read it, in one spelling: no escapes, single slashes, no ``.git``.
+
+    >>> plain_path("/u//r%252Fs.git/")
+    '/u/r/s'
+    """
+    while (decoded := urllib.parse.unquote(path)) != path:
+        path = decoded
+    path = re.sub(r"/+", "/", path).rstrip("/")
+    while path.lower().endswith(".git"):
+        path = path[:-4].rstrip("/")
+    return path
+
+
 class RepoProvider(LoggingConfigurable):
     """One place that repositories come from. There is one object per provider, not per request."""
 
@@ -147,17 +162,17 @@ class RepoProvider(LoggingConfigurable):
     allowed_specs = List(
         Unicode(),
         help="""
-        Patterns of the specs that are built; empty: all that are not banned.
+        Patterns of the repositories that are built; empty: all that are not banned.
 
-        Each must match the whole spec, in any case of letters.
+        Each must match all of what stands in a link after the provider, in any case of letters:
+        "owner/repository/ref", "group/project/ref", "https://host/path/ref", a DOI. However a link
+        spells it, it is compared without escapes, default ports, double slashes and ".git".
         """,
     ).tag(config=True)
     banned_specs = List(
         Unicode(),
         help="""
-        Patterns of the specs that are never built.
-
-        Each must match the whole spec, in any case of letters.
+        Patterns of the repositories that are never built, compared as allowed_specs are.
         """,
     ).tag(config=True)
     high_quota_specs = List(
@@ -176,7 +191,9 @@ class RepoProvider(LoggingConfigurable):
         "",
         help=r"""
         The site's own access to this provider, as lines of git's credential protocol:
-        "username=…\npassword=…". Everyone at the site can then build what it can read.
+        "username=…\npassword=…". Everyone at the site can then build what it can read. It is sent
+        to no other host than the provider's own; the provider "git" has none, and needs a line
+        "host=…" (with ":port" where the addresses have one).
         """,
     ).tag(config=True)
 
@@ -201,31 +218,50 @@ class RepoProvider(LoggingConfigurable):
         """The host for which a person's stored token is looked up; empty: none is ever used."""
         return ""
 
-    def is_banned(self, spec: str) -> bool:
-        """Whether the site refuses this spec."""
-        if any(_matches(pattern, spec) for pattern in self.banned_specs):
-            return True
-        return bool(self.allowed_specs) and not any(
-            _matches(pattern, spec) for pattern in self.allowed_specs
-        )
+    def names(self, source: Source, url: str = "") -> list[str]:
+        """What patterns may call a source, its plainest name first.
 
-    def quota(self, spec: str, usual: int, higher: int) -> int:
+        ``url`` is where it was found to be, when a redirect led there.
+        """
+        del url
+        return [source.url]
+
+    def other_names(self, source: Source, url: str = "") -> list[str]:
+        """What else leads to the source, or may: who bans one of them means all."""
+        del url
+        return [source.spec, unescape(source.spec)]
+
+    def is_banned(self, names: Iterable[str]) -> bool:
+        """Whether the site refuses what has one of these names."""
+        return any(_matches(pattern, name) for name in names for pattern in self.banned_specs)
+
+    def is_allowed(self, names: Iterable[str]) -> bool:
+        """Whether it is among what the site builds."""
+        allowed = self.allowed_specs
+        return not allowed or any(_matches(pattern, name) for name in names for pattern in allowed)
+
+    def quota(self, names: Iterable[str], usual: int, higher: int) -> int:
         """How many servers of this repository may run at once; 0: any number."""
+        names = list(names)
         limit = usual
-        if any(_matches(pattern, spec) for pattern in self.high_quota_specs):
+        if any(_matches(pattern, name) for name in names for pattern in self.high_quota_specs):
             limit = higher
         for entry in self.spec_config:
-            if _matches(str(entry.get("pattern", "")), spec):
+            if any(_matches(str(entry.get("pattern", "")), name) for name in names):
                 limit = int(entry.get("config", {}).get("quota", limit))
         return limit
 
     def site_credential(self) -> Credential | None:
         """The site's own access, from ``git_credentials``."""
-        text = self.git_credentials.replace("\\n", "\n")
-        lines = dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
+        lines = self.credential_lines()
         if "password" not in lines:
             return None
         return Credential(lines.get("username", ""), lines["password"])
+
+    def credential_lines(self) -> dict[str, str]:
+        """The lines of ``git_credentials``."""
+        text = self.git_credentials.replace("\\n", "\n")
+        return dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
 
 
 def _matches(pattern: str, spec: str) -> bool:

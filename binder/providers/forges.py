@@ -65,11 +65,11 @@ class GitHubRepoProvider(GitRepoProvider):
     access_token = Unicode(
         help="The site's own token; GITHUB_ACCESS_TOKEN in the environment by default."
     ).tag(config=True)
-    client_id = Unicode(help="The id of the OAuth app that access_token belongs to, if any.").tag(
-        config=True
+    client_id = Unicode(help="Known for BinderHub's sake.").tag(
+        config=True, ignored="git is asked, which knows no OAuth app: set access_token"
     )
-    client_secret = Unicode(help="Known for BinderHub's sake; git needs no client secret.").tag(
-        config=True
+    client_secret = Unicode(help="Known for BinderHub's sake.").tag(
+        config=True, ignored="git is asked, which knows no OAuth app: set access_token"
     )
 
     @default("access_token")
@@ -87,6 +87,10 @@ class GitHubRepoProvider(GitRepoProvider):
         if self.access_token:
             return Credential("x-access-token", self.access_token)
         return super().site_credential()
+
+    @property
+    def own_host(self) -> str:
+        return self.hostname
 
     def slug(self, source: Source) -> str:
         return urllib.parse.urlsplit(source.url).path.strip("/")
@@ -143,7 +147,7 @@ class GistRepoProvider(GitRepoProvider):
         Known for BinderHub's sake. A secret gist is one that only those find who were given its
         address, and whoever opens a link to it was.
         """,
-    ).tag(config=True)
+    ).tag(config=True, ignored="git does not tell a secret gist from another")
 
     def parse(self, spec: str) -> Source:
         user, gist, *rest = _split(spec.rstrip("/"), 2, "user/gist")
@@ -155,6 +159,14 @@ class GistRepoProvider(GitRepoProvider):
         if not re.fullmatch(r"[0-9a-f]{1,64}", gist):
             raise Refused(Text('"{gist}" is not the id of a gist.', gist=gist[:100]))
         return Source(self.prefix, spec, f"https://{self.hostname}/{user}/{gist}.git", ref)
+
+    @property
+    def own_host(self) -> str:
+        return self.hostname
+
+    def names(self, source: Source, url: str = "") -> list[str]:
+        found = super().names(source, url)
+        return [*found, *(one.removesuffix("/HEAD") for one in found if one.endswith("/HEAD"))]
 
     def slug(self, source: Source) -> str:
         return "gist-" + source.url.rpartition("/")[2].removesuffix(".git")
@@ -216,6 +228,10 @@ class GitLabRepoProvider(GitRepoProvider):
     def site_credential(self) -> Credential | None:
         token = self.access_token or self.private_token
         return Credential("oauth2", token) if token else super().site_credential()
+
+    @property
+    def own_host(self) -> str:
+        return self.hostname
 
     def slug(self, source: Source) -> str:
         return urllib.parse.urlsplit(source.url).path.strip("/").removesuffix(".git")

@@ -14,7 +14,7 @@ import os
 import re
 import urllib.parse
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from traitlets import Set, Unicode
@@ -31,6 +31,7 @@ from .base import (
     Source,
     check_ref,
     check_spec,
+    plain_path,
     unescape,
 )
 from .lookup import lookup, out_of_order, rate_limited
@@ -114,10 +115,12 @@ def parse_address(text: str, protocols: Iterable[str] = PORTS) -> GitAddress:
         )
     if user and not _USER.fullmatch(user):
         raise Refused(Text('"{user}" cannot be a user name.', user=user[:100]))
+    host = host.rstrip(".")
     path = parts.path.rstrip("/")
     if not path.strip("/"):
         raise Refused(Text('"{url}" names a host but no repository.', url=text[:100]))
-    if any(part in (".", "..") or part.startswith("-") for part in path.split("/")):
+    both = [*path.split("/"), *plain_path(path).split("/")]
+    if any(part in (".", "..") or part.startswith("-") for part in both):
         raise Refused(Text('"{url}" has a path that no repository has.', url=text[:100]))
     if port == PORTS[scheme]:
         port = None
@@ -176,6 +179,27 @@ class GitRepoProvider(RepoProvider):
         "", help="The known_hosts file of the hosts that are read by ssh; no other is trusted."
     ).tag(config=True)
 
+    def __init__(self, prefix: str, rules: AddressRules, **kwargs: Any) -> None:
+        super().__init__(prefix, rules, **kwargs)
+        lines = self.credential_lines()
+        if "password" in lines and not (lines.get("host") or self.own_host):
+            self.log.error("git_credentials of %r name no host=: they are sent nowhere", prefix)
+
+    @property
+    def own_host(self) -> str:
+        """The one host of this provider; empty where links may name any."""
+        return ""
+
+    def credential_for(self, address: GitAddress) -> Credential | None:
+        """The site's own access to this address; None for a host that it is not meant for."""
+        lines = self.credential_lines()
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        host = f"{host}:{address.port}" if address.port else host
+        meant = lines.get("host", "").lower() or self.own_host.lower()
+        if host != meant or lines.get("protocol", address.scheme) != address.scheme:
+            return None
+        return self.site_credential()
+
     def parse(self, spec: str) -> Source:
         check_spec(spec)
         escaped, slash, ref = spec.partition("/")
@@ -191,6 +215,28 @@ class GitRepoProvider(RepoProvider):
         address = parse_address(unescape(escaped), protocols)
         return Source(self.prefix, spec, address.url, check_ref(unescape(ref)))
 
+    def names(self, source: Source, url: str = "") -> list[str]:
+        address = parse_address(url or source.url)
+        address = replace(address, path=plain_path(address.path))
+        found = [address.url]
+        if address.host == self.own_host.lower() and not address.port:
+            found.insert(0, address.path.lstrip("/"))
+        escaped = [urllib.parse.quote(one, safe="") for one in found]
+        return [f"{one}/{source.ref}" for one in dict.fromkeys([*found, *escaped])]
+
+    def other_names(self, source: Source, url: str = "") -> list[str]:
+        """The same path by every protocol: hosts offer more than one."""
+        address = parse_address(url or source.url)
+        path = plain_path(address.path)
+        user = address.user or "git"
+        found = [f"{name}://{address.host}{path}" for name in PORTS]
+        found += [f"ssh://{user}@{address.host}{path}", f"{user}@{address.host}:{path[1:]}"]
+        escaped = [urllib.parse.quote(one, safe="") for one in found]
+        return [
+            *super().other_names(source, url),
+            *(f"{one}/{source.ref}" for one in (*found, *escaped)),
+        ]
+
     def credential_host(self, source: Source) -> str:
         return parse_address(source.url).host
 
@@ -205,19 +251,26 @@ class GitRepoProvider(RepoProvider):
         return f"{source.spec.partition('/')[0]}/{commit}"
 
     async def resolve(self, source: Source, credential: Credential | None = None) -> Resolved:
-        own = credential is not None
-        credential = credential or self.site_credential()
         address = parse_address(source.url)
+        own = credential is not None
+        given = credential = credential or self.credential_for(address)
         for _ in range(MAX_REDIRECTS):
             settings = await self.settings(address, credential)
             try:
                 answer = await self.ls_remote(address, source.ref, settings, credential, own)
                 break
             except _Redirected:
-                address = await self.redirected(address)
+                target = await self.redirected(address)
+                if (target.scheme, target.host, target.number) != (
+                    address.scheme,
+                    address.host,
+                    address.number,
+                ):
+                    own, credential = False, None  # it was given for where the link leads
+                address = target
         else:
             raise Failed(Text("{url} redirects without end.", url=source.url), status=502)
-        commit = await self.commit(source, answer, credential)
+        commit = await self.commit(source, answer, given)
         return Resolved(
             source=source,
             ref=commit,
@@ -294,8 +347,9 @@ class GitRepoProvider(RepoProvider):
             return []
         try:
             return await resolve(self.rules, address.host, address.number)
-        except Refused as refusal:
-            if refusal.status == 404 and _behind_proxy() and not _is_ip(address.host):
+        except (Refused, Failed) as problem:
+            unknown = problem.status in (404, 504)
+            if unknown and _behind_proxy() and not _is_ip(address.host):
                 return []  # only the proxy knows outside names, and decides on them
             raise
 

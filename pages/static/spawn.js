@@ -78,6 +78,10 @@ function wantedResources() {
     total[`${kind}_limit`] ??= 0;
     total[`${kind}_request`] ??= total[`${kind}_limit`];
   }
+  // What checks the sign-in before an application is a container of the server, too.
+  for (const [kind, more] of Object.entries(total.sidecar ?? {})) {
+    if (kind !== "gpus") total[kind] += more;
+  }
   return total;
 }
 
@@ -154,6 +158,7 @@ function search(text) {
       here += profile.hidden ? 0 : 1;
     }
     category.hidden = here === 0;
+    if (category.matches("details") && wanted && here) category.open = true;
     found += here;
   }
   document.getElementById("nothing-found").hidden = found > 0;

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from studovna.paths import ROOT
-from tests.bench import binder, cluster_many, cluster_start, fresh, people, start
+from tests.bench import binder, cluster_many, cluster_start, fresh, images, people, start
 from tests.bench.results import Results
 
 
@@ -21,6 +21,7 @@ def main() -> None:
         "start": lambda: start.measure(results, arguments.runs),
         "fresh": lambda: fresh.measure(results),
         "binder": lambda: binder.measure(results, arguments.runs),
+        "images": lambda: images.measure(results),
         "people": lambda: people.measure(results),
         "cluster-start": lambda: cluster_start.measure(results, arguments.runs),
         "cluster-500": lambda: cluster_many.measure(results, arguments.servers),

@@ -22,7 +22,8 @@ class DoubleExecutor(BuildExecutor):
     """A "build" is some events over some time, and a file that says that the image is there.
 
     ``folder`` outlives the process, as the engine's pods do: ``<name>.running`` is a build. That of
-    a repository named ``held`` goes on until there is a file ``let-go``.
+    a repository named ``held`` goes on until there is a file ``let-go``, and that of ``asking`` has
+    a ``.resources`` file.
     """
 
     folder = Unicode().tag(config=True)
@@ -52,7 +53,7 @@ class DoubleExecutor(BuildExecutor):
             await asyncio.sleep(self.step_seconds)
             image = Path(self.folder) / "images" / request.image.replace("/", "%")
             image.parent.mkdir(exist_ok=True)
-            image.write_text(os.environ.get("DOUBLE_RESOURCES", ""))
+            image.write_text("cpul=1\nmeml=9999\nmemory=lots\n" if name == "asking" else "")
         except asyncio.CancelledError:
             leaving = True
             raise

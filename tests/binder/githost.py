@@ -2,7 +2,8 @@
 
 ``/<repository>`` is open, ``/private/<repository>`` wants ``reader``/``s3cret-token``, ``/moved/…``
 redirects to the open one, ``/trap/…`` redirects to an address given by the test, ``/slow/…`` never
-answers. ``requests`` records the paths that were asked for.
+answers, ``/cut/…`` breaks off in the middle of a repository. ``requests`` records the paths that
+were asked for.
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ class GitHost:
             target = f"{self.url}/{rest}" if first == "moved" else f"{self.trap}/{rest}"
             self._answer(handler, 301, [("Location", f"{target}?{query}")], b"")
             return
+        if first == "cut":
+            path = f"/{rest}"
         if first == "html":
             self._answer(handler, 200, [("Content-Type", "text/html")], b"<html>hello</html>")
             return
@@ -137,6 +140,13 @@ class GitHost:
                 status = int(value.split()[0])
             else:
                 headers.append((name, value))
+        if first == "cut" and handler.command == "POST" and b"PACK" in content:
+            handler.send_response(status)
+            handler.send_header("Content-Length", str(len(content)))
+            handler.end_headers()
+            handler.wfile.write(content[: content.index(b"PACK") + 40])
+            handler.close_connection = True
+            return
         self._answer(handler, status, headers, content)
 
     @staticmethod

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from tests.binder.conftest import Hub
-from tests.binder.githost import GitHost, make_repository
+from tests.binder.githost import GitHost, commit, make_repository
 from tests.binder.test_faults import service_process
 from tests.binder.test_service import link
 
@@ -97,6 +97,28 @@ def test_failure_log_and_cancel(page: Page, hub: Hub, git_host: GitHost) -> None
     page.get_by_role("button", name="Cancel the build").click()
     expect(page.locator("#failure-message")).to_contain_text("cancelled by ana")
     expect(page.get_by_role("button", name="Cancel the build")).to_be_hidden()
+
+
+def test_the_page_tells_how_long_it_takes(page: Page, hub: Hub, git_host: GitHost) -> None:
+    make_repository(git_host.root / "timed", {"a.py": "1"})
+    hub.events("ben", link(git_host, "timed"), build_only="true")
+    newer = commit(git_host.root / "timed", {"a.py": "2"})
+    others = [f"other{number}/held" for number in range(4)]  # as many as are built at once
+    for name in others:
+        make_repository(git_host.root / name, {"a.py": ""})
+        next(hub.stream("root", link(git_host, name), build_only="true"))
+    page.goto(f"{hub.binder}v2/{link(git_host, 'timed', newer)}")
+    sign_in(page, "ben")
+    expect(page.locator("#status")).to_have_text("Waiting in the queue, in place 1.")
+    expect(page.locator("#last-build")).to_have_text(re.compile(r"^The last build took \d+ s\.$"))
+    expect(page.locator("#elapsed")).to_have_text(re.compile(r"^[23] s$"))
+    waited = page.locator("#elapsed").inner_text()
+    page.reload()  # the time goes on, for it is the build's
+    expect(page.locator("#status")).to_have_text("Waiting in the queue, in place 1.")
+    expect(page.locator("#elapsed")).to_have_text(re.compile(r"^[3-9] s$"), timeout=3000)
+    assert int(page.locator("#elapsed").inner_text().split()[0]) >= int(waited.split()[0])
+    (hub.folder / "double" / "let-go").touch()
+    page.wait_for_url(re.compile(r"/user/ben/timed-"))
 
 
 def test_the_form(page: Page, hub: Hub) -> None:

@@ -117,6 +117,19 @@ class SlowPush:
         return bool(self._layers)
 
 
+def check_resources(site: RunningSite, events: list[dict[str, Any]]) -> None:
+    """The server has what the repository's file asks for, and its bad line is named."""
+    listed = site.podman.run("ps", "--format", "{{.Names}} {{.Image}}").splitlines()
+    (server,) = [line.split()[0] for line in listed if line.endswith(events[-1]["image"])]
+    limits = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}"
+    assert site.podman.run("inspect", "--format", limits, server).split() == [
+        str(3 * 2**30),
+        str(10**9),
+    ]
+    said = [event["message"] for event in events if event["phase"] == "launching"]
+    assert sum("Line 3 of .resources is not used: memory=lots" in one for one in said) == 1
+
+
 def test_what_is_over_the_budget_goes_and_can_be_built_again(
     binder: tuple[RunningSite, GitHost],
 ) -> None:
@@ -124,10 +137,15 @@ def test_what_is_over_the_budget_goes_and_can_be_built_again(
     images = []
     for person in ("ana", "ben", "cid"):
         script = f"#!/bin/sh\nhead -c {NOISE} /dev/urandom > noise\n"
-        make_repository(host.root / f"of-{person}", {"postBuild": script})
+        files = {"postBuild": script}
+        if person == "ana":
+            files[".resources"] = "cpul=1\nmeml=3\nmemory=lots\n"
+        make_repository(host.root / f"of-{person}", files)
         events = open_link(site, host, person, f"of-{person}")
         assert answers(site, person, events)
         images.append(events[-1]["image"])
+        if person == "ana":
+            check_resources(site, events)
     # Ana's server runs; Ben's and Cid's have ended, and theirs were used after hers.
     for person in ("ben", "cid"):
         with site.client(person) as client:

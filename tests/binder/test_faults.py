@@ -34,6 +34,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, git_host: GitHost) -> Iterator
         builds_per_hour=100,
         servers=1,
         servers_per_repository=1,
+        ban_repositories=[r"http://127\.0\.0\.1:[0-9]+/banned/.*"],
     )
     yield hub
     hub.stop()
@@ -121,6 +122,13 @@ async def test_too_many_builds_of_one_person(hub: Hub, git_host: GitHost) -> Non
     assert hub.events("root", link(git_host, built), build_only="true")[-1]["phase"] == "ready"
 
 
+def test_banned_however_it_is_spelt(hub: Hub, git_host: GitHost) -> None:
+    for name in ("banned", "/banned", "banned.git", "%62anned"):
+        events = hub.events("ben", link(git_host, name))
+        assert [event["phase"] for event in events] == ["failed"], name
+        assert "is not allowed to launch on this site" in events[0]["message"]
+
+
 def test_limits_on_servers(hub: Hub, git_host: GitHost) -> None:
     assert hub.events("ben", link(git_host, "other"))[-1]["phase"] == "ready"
     second = hub.events("ben", link(git_host, "long"))
@@ -167,15 +175,24 @@ def test_binderhubs_own_client(hub: Hub, git_host: GitHost) -> None:
     modules = Path(os.environ.get("STUDOVNA_NODE_MODULES", root))
     if not (modules / "@jupyterhub/binderhub-client").exists():
         pytest.skip("@jupyterhub/binderhub-client is not installed (npm ci)")
-    for spec, phase in [
-        (link(git_host, "other"), "ready"),
-        (link(git_host, "broken"), "failed"),
+    make_repository(git_host.root / "fresh", {"a.py": ""})
+    for spec, person, phase in [
+        (link(git_host, "fresh"), "ana", "ready"),
+        (link(git_host, "other"), "ben", "ready"),
+        (link(git_host, "broken"), "ben", "failed"),
     ]:
         done = subprocess.run(
             ["node", str(Path(__file__).parent / "client.mjs"), str(modules),
-             f"{hub.binder}build/", spec, hub.tokens["ben"], "0"],
+             f"{hub.binder}build/", spec, hub.tokens[person], "0"],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         events = [json.loads(line) for line in done.stdout.splitlines()]
         assert events[-1]["phase"] == phase, done.stderr
         assert sum(e["phase"] in ("ready", "failed") for e in events) == 1
+        if person == "ana":  # the whole way: fetched, built, pushed, started, and there
+            assert list(dict.fromkeys(e["phase"] for e in events)) == [
+                "waiting", "fetching", "building", "pushing", "built", "launching", "ready",
+            ]  # fmt: skip
+            headers = {"Authorization": f"token {hub.tokens['ana']}"}
+            with httpx.Client(trust_env=False, headers=headers) as client:
+                assert client.get(f"{events[-1]['url']}api/status").is_success

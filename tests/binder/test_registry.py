@@ -108,6 +108,9 @@ def test_no_log_knows_a_credential(outside: Place) -> None:
         *(token.rpartition(".")[2] for token in outside.registry.tokens.given),
     ]
     may = {outside.site.state / "engine" / "auth.json"}
+    # Pods have what they need in their folders, which go with them soon after a build.
+    pods = outside.site.state / "engine" / "pods"
+    wait_for(lambda: not list(pods.glob("build-*")), 60)
     files = [file for file in outside.site.state.rglob("*") if file.is_file() and file not in may]
     files.append(outside.registry.folder / "registry.log")
     assert outside.site.state / "log" in {file.parent for file in files}

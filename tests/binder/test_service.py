@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
+import subprocess
 import threading
 import time
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 import pytest
 
+from binder.hub_config import services
+from spawner.deployment import Deployment
+from studovna.paths import ROOT
+from studovna.site import load_site
 from tests.binder.conftest import Hub
-from tests.binder.githost import GitHost, commit
+from tests.binder.githost import GitHost, commit, make_repository
+from tests.site import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +139,39 @@ def test_the_server_is_ours(hub: Hub) -> None:
     assert options["profile"] == "binder"
     assert options["repo_url"].endswith("/notes")
     assert "s3cret" not in json.dumps(options)
+
+
+def test_another_version_while_one_starts(hub: Hub, git_host: GitHost) -> None:
+    folder = git_host.root / "versions"
+    first, second = make_repository(folder, {"a.py": "1"}), commit(folder, {"a.py": "2"})
+    for version in (first, second):
+        hub.events("ben", link(git_host, "versions", version), build_only="true")
+    starting = hub.stream("ben", link(git_host, "versions", first))
+    seen = [event for event, _ in itertools.takewhile(lambda x: "Launching" not in x[0]["message"],
+                                                      starting)]  # fmt: skip
+    joined = hub.events("ben", link(git_host, "versions", second))
+    note = "is just starting with another version"
+    assert sum(note in event["message"] for event in joined) == 1
+    assert joined[-1]["phase"] == "ready" and joined[-1]["image"].endswith(first)
+    seen += [event for event, _ in starting]
+    assert seen[-1]["phase"] == "ready" and not any(note in event["message"] for event in seen)
+
+
+def test_what_a_repository_asks_for(hub: Hub, git_host: GitHost) -> None:
+    make_repository(git_host.root / "asking", {"a.py": ""})
+    events = hub.events("ben", link(git_host, "asking"))
+    assert events[-1]["phase"] == "ready"
+    said = [event["message"] for event in events if event["phase"] == "launching"]
+    assert any("Line 3 of .resources is not used: memory=lots is none of" in one for one in said)
+    assert any(".resources asks for meml=9999; your project allows 64" in one for one in said)
+    headers = {"Authorization": f"token {hub.tokens['ben']}"}
+    with httpx.Client(trust_env=False, headers=headers) as client:
+        servers = client.get(f"{hub.url}hub/api/users/ben").json()["servers"]
+    (server,) = [one for name, one in servers.items() if name.startswith("asking-")]
+    asked = {
+        k: v for k, v in server["user_options"].items() if k.endswith("-limit--unlisted-choice")
+    }
+    assert asked == {"cpu-limit--unlisted-choice": "1", "memory-limit--unlisted-choice": "64G"}
 
 
 @pytest.mark.parametrize(
@@ -298,3 +340,42 @@ def test_build_token(hub: Hub, git_host: GitHost) -> None:
     spec = link(git_host, "notes")
     events = hub.events("ben", spec, build_token="x.y.z")
     assert events[0]["status_code"] == 403 and "build token" in events[0]["message"]
+
+
+def test_an_idle_server_is_culled(hub: Hub, git_host: GitHost, tmp_path: Path) -> None:
+    """By the command and with the scopes that a site gives to the culler of Binder's servers."""
+    (tmp_path / "site.yaml").write_text("binder: {idle_days: 0.00003}\n")  # 2.6 s
+    site = load_site(tmp_path / "site.yaml")
+    made = services(Deployment(site, {}, tmp_path))
+    (service,) = [one for one in made.services if one["name"] == "binder-culler"]
+    (role,) = [one for one in made.roles if one["name"] == "binder-culler"]
+    assert hub.events("root", link(git_host, "notes"))[-1]["phase"] == "ready"
+    headers = {"Authorization": f"token {hub.tokens['root']}"}
+    with httpx.Client(trust_env=False, headers=headers, base_url=hub.url, timeout=60) as client:
+        started = client.post("hub/api/users/root/server")
+        assert started.status_code in (201, 202), started.text
+        token = client.post("hub/api/users/root/tokens", json={"scopes": role["scopes"]}).json()
+
+        def servers() -> dict[str, dict]:
+            return client.get("hub/api/users/root").json()["servers"]
+
+        wait_for(lambda: servers()[""]["ready"], 60)
+        (name,) = [name for name in servers() if name]
+        time.sleep(3)
+        environment = {
+            **os.environ, **service["environment"], "STUDOVNA_SITE": str(tmp_path / "site.yaml"),
+            "JUPYTERHUB_API_URL": f"{hub.url}hub/api", "JUPYTERHUB_API_TOKEN": token["token"],
+            "PYTHONPATH": str(ROOT),
+        }  # fmt: skip
+        with (tmp_path / "log").open("wb") as log:
+            culler = subprocess.Popen(service["command"], env=environment, stdout=log, stderr=log)
+        try:
+            wait_for(lambda: name not in servers(), 60)
+            assert servers()[""]["ready"]  # the other culler's
+            assert culler.poll() is None
+        finally:
+            culler.terminate()
+            culler.wait(20)
+        # It is removed, and not only stopped: the hub's page does not fill with them.
+        there = client.get("hub/api/users/root?include_stopped_servers=1").json()
+        assert set(there["servers"]) == {""}

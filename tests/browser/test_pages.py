@@ -119,6 +119,28 @@ def test_the_summary_follows_the_choices(visit: Callable[..., Visitor]) -> None:
     expect(gpu).to_contain_text("Tento stroj nemá žádné GPU")
 
 
+def test_profiles_are_found_by_a_word_and_say_what_is_here(visit: Callable[..., Visitor]) -> None:
+    lea = visit("lea")
+    page = lea.page
+    lea.sign_in()
+    lea.go("spawn/lea")
+    notebook = page.locator('[data-profile="cpu"]')
+    expect(notebook.get_by_text("Image on this machine:").first).to_contain_text("MB")
+    # What cannot be started stands apart, with its reason.
+    gpu = page.locator('.away [data-profile="gpu"]')
+    expect(gpu).to_contain_text("no GPU")
+    expect(gpu.locator("input")).to_be_disabled()
+    page.get_by_label("Search").fill("own IMAGE")
+    expect(page.locator('[data-profile="custom-image"]')).to_be_visible()
+    expect(notebook).to_be_hidden()
+    page.get_by_label("Search").fill("graphics")
+    expect(gpu).to_be_visible()
+    page.get_by_label("Search").fill("no such thing")
+    expect(page.get_by_text("Nothing here is called that.")).to_be_visible()
+    page.get_by_label("Search").fill("")
+    expect(notebook).to_be_visible()
+
+
 def test_what_does_not_fit_is_said_before(visit: Callable[..., Visitor]) -> None:
     ida = visit("ida")
     ida.sign_in()

@@ -16,6 +16,7 @@ from tests.kubetools import helm
 CHART = ROOT / "helm/studovna"
 COMPLETE = CHART / "ci/values.yaml"
 NEWEST = "1.37"
+TAG = "0.1.0-5f1c"
 SITE: dict[str, Any] = {
     "auth": {"type": "shared-password", "admins": ["admin"]},
     "images": "registry.example.org/studovna",
@@ -36,16 +37,21 @@ def run(*arguments: str, values: dict[str, Any]) -> subprocess.CompletedProcess[
     return subprocess.run(argv, input=json.dumps(values), capture_output=True, text=True)
 
 
+def tagged(values: dict[str, Any]) -> dict[str, Any]:
+    """Values with a tag of images, which has no default either."""
+    return {**values, "images": {"tag": TAG, **values.get("images", {})}}
+
+
 def refusal(values: dict[str, Any]) -> str:
     """What helm says about values that it does not take."""
-    done = run("template", "hub", str(CHART), values=values)
+    done = run("template", "hub", str(CHART), values=tagged(values))
     assert done.returncode != 0, "helm took the values"
     return done.stderr
 
 
 def render(values: dict[str, Any], kubernetes: str = NEWEST) -> list[Manifest]:
     """Every object of a release `hub` in namespace `site`."""
-    return _render(json.dumps(values), kubernetes)
+    return _render(json.dumps(tagged(values)), kubernetes)
 
 
 @functools.cache

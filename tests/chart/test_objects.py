@@ -15,13 +15,17 @@ from kubernetes_validate import SchemaNotFoundError
 from kubernetes_validate import utils as validator
 from ruamel.yaml import YAML
 
+from spawner import kube_jobs
 from studovna.paths import ROOT
+from studovna.profile_schema import SIDECAR_PORT
 from studovna.secrets import KINDS
+from studovna.site import Site
 from tests.chart.rendering import (
     CHART,
     COMPLETE,
     NEWEST,
     SITE,
+    TAG,
     Manifest,
     complete,
     files,
@@ -62,6 +66,10 @@ EVERY: dict[str, dict[str, Any]] = {
         "builds": {"quota": {"limits.cpu": "8"}},
     },
     "person-namespaces": {"site": {**SITE, "cluster": {"namespaces": "person"}}},
+    "jobs": {
+        "site": {**SITE, "cluster": {"namespaces": "person"}},
+        "rbac": {"jobs": {"enabled": True, "apiServer": ["10.96.0.1/32", "192.0.2.10/32"]}},
+    },
     "balancer": {
         "site": {**SITE, "public_url": "https://hub.example.org"},
         "service": {
@@ -209,13 +217,16 @@ def test_nobody_reads_secrets(objects: list[Manifest]) -> None:
 
 
 def test_cluster_roles_come_with_their_switches_only() -> None:
-    bare = render({"site": SITE, "rbac": {"nodes": False, "allPods": False}})
+    bare = render({"site": SITE, "rbac": {"nodes": False}})
     assert not [one for one in bare if one["kind"].startswith("ClusterRole")]
-    nodes = [rule for rule in rules(render(MINIMAL)) if rule[0] == "ClusterRole"]
-    assert nodes == [
+    nodes, pods_ = (
         ("ClusterRole", "", "nodes", {"get", "list"}),
         ("ClusterRole", "", "pods", {"list"}),
-    ]
+    )
+    # Other people's pods are nobody's business unless an operator says so.
+    assert [rule for rule in rules(render(MINIMAL)) if rule[0] == "ClusterRole"] == [nodes]
+    every = render({"site": SITE, "rbac": {"allPods": True}})
+    assert [rule for rule in rules(every) if rule[0] == "ClusterRole"] == [nodes, pods_]
 
 
 def secrets_of(objects: list[Manifest]) -> dict[str, set[str]]:
@@ -266,13 +277,68 @@ def test_the_files_that_settings_name_come_from_the_secret() -> None:
 def test_a_namespace_a_person_needs_more_rights_and_gets_network_rules() -> None:
     objects = render(EVERY["person-namespaces"])
     allowed = {resource: verbs for kind, _, resource, verbs in rules(objects) if kind != "Role"}
-    assert allowed["namespaces"] == {"create"} and "secrets" not in allowed
+    assert allowed["namespaces"] == {"create", "get"} and "secrets" not in allowed
     made = json.loads(files(objects)["namespace.json"])["items"]
     valid([{**one, "metadata": {**one["metadata"], "namespace": "x"}} for one in made], NEWEST)
     assert made[0]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     home = made[1]["spec"]["ingress"][0]["from"][0]["namespaceSelector"]
     assert home == {"matchLabels": {"kubernetes.io/metadata.name": "site"}}
     assert [one for one in PRIVATE if reaches(made[1], one, 443)] == []
+
+
+def test_servers_that_run_jobs_get_their_rights_from_one_role() -> None:
+    before, objects = render(EVERY["person-namespaces"]), render(EVERY["jobs"])
+    roles = {one["metadata"]["name"]: one for one in objects if one["kind"] == "ClusterRole"}
+    name = "site-hub-studovna-jobs"
+    assert {
+        (resource, verb)
+        for rule in roles[name]["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    } == {
+        ("jobs", "create"),
+        ("jobs", "delete"),
+        ("jobs/status", "get"),
+        ("pods", "list"),
+        ("pods/log", "get"),
+    }
+    # The hub has none of these for jobs: it may only bind that role.
+    old = next(one for one in before if one["metadata"]["name"] == "site-hub-studovna-hub")
+    new = [rule for rule in roles["site-hub-studovna-hub"]["rules"] if rule not in old["rules"]]
+    assert [(rule["resources"], rule["verbs"], rule.get("resourceNames")) for rule in new] == [
+        (["serviceaccounts"], ["create"], None),
+        (["rolebindings"], ["create"], None),
+        (["clusterroles"], ["bind"], [name]),
+    ]
+    hub = only(objects, "Deployment", "hub-studovna-hub")
+    environment = hub["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "STUDOVNA_JOBS_ROLE", "value": name} in environment
+
+
+def test_a_job_reaches_the_internet_and_its_server_the_api_server_alone() -> None:
+    made = json.loads(files(render(EVERY["jobs"]))["namespace.json"])["items"]
+    valid([{**one, "metadata": {**one["metadata"], "namespace": "x"}} for one in made], NEWEST)
+    api, jobs = (one["spec"] for one in made[2:])
+    assert api["podSelector"]["matchLabels"] == kube_jobs.LABELS
+    assert api["policyTypes"] == ["Egress"]
+    addresses = [to["ipBlock"]["cidr"] for rule in api["egress"] for to in rule["to"]]
+    assert addresses == ["10.96.0.1/32", "192.0.2.10/32"]
+    assert jobs["podSelector"]["matchLabels"] == {"studovna.job": "true"}
+    assert "ingress" not in jobs and jobs["policyTypes"] == ["Ingress", "Egress"]
+    assert [one for one in PRIVATE if reaches(made[3], one, 443)] == []
+
+
+def test_changed_network_rules_reach_peoples_namespaces() -> None:
+    """The hub applies them at a person's next start, once in its life: so it has to begin anew."""
+    rule = {"networkPolicy": {"servers": {"egress": [{"ports": [{"port": 27000}]}]}}}
+
+    def annotations(mode: str, **more: Any) -> dict[str, str]:
+        objects = render({"site": {**SITE, "cluster": {"namespaces": mode}}, **more})
+        hub = only(objects, "Deployment", "hub-studovna-hub")["spec"]["template"]["metadata"]
+        return {key: value for key, value in hub["annotations"].items() if "secrets" not in key}
+
+    assert annotations("person") != annotations("person", **rule)
+    assert annotations("shared") == annotations("shared", **rule)
 
 
 # --- secrets --------------------------------------------------------------------------------------
@@ -307,6 +373,7 @@ def test_the_volumes_and_their_keys_outlive_the_release() -> None:
     assert kept == {
         ("Secret", "hub-studovna"),
         ("PersistentVolumeClaim", "hub-studovna-hub"),
+        ("PersistentVolumeClaim", "hub-studovna-binder"),
         ("PersistentVolumeClaim", "hub-studovna-registry"),
     }
 
@@ -327,6 +394,21 @@ def test_a_changed_setting_restarts_who_reads_it_and_not_the_proxy() -> None:
     assert before == sums()
 
 
+def test_what_replaces_binder_finds_its_builds() -> None:
+    """State that ended with the pod would end every running build at each change of a setting."""
+    objects = render(MINIMAL)
+    binder = only(objects, "Deployment", "hub-studovna-binder")["spec"]["template"]["spec"]
+    [home] = [one["mountPath"] for one in binder["containers"][0]["volumeMounts"]
+              if one["name"] == "state"]  # fmt: skip
+    assert home == "/srv/studovna"
+    [state] = [volume for volume in binder["volumes"] if volume["name"] == "state"]
+    claim = state["persistentVolumeClaim"]["claimName"]
+    assert only(objects, "PersistentVolumeClaim", claim)["spec"]["accessModes"] == ["ReadWriteOnce"]
+    own = render({"site": SITE, "binder": {"storage": {"existingClaim": "mine"}}})
+    names = {o["metadata"]["name"] for o in own if o["kind"] == "PersistentVolumeClaim"}
+    assert names == {"hub-studovna-hub", "hub-studovna-registry"}
+
+
 # --- settings and profiles ------------------------------------------------------------------------
 
 
@@ -337,8 +419,27 @@ def test_the_site_is_the_values_and_what_the_chart_knows() -> None:
         **complete()["site"],
         "engine": "kubernetes",
         "profiles": "profiles",
-        "cluster": {"pull_secrets": ["registry-login", "hub-studovna-pull"]},
+        "cluster": {
+            "image_tag": "2026.11",
+            "pull_secrets": ["registry-login", "hub-studovna-pull"],
+        },
     }
+
+
+def test_one_tag_for_every_image_of_ours(objects: list[Manifest]) -> None:
+    """An upgrade brings all of them, and a rollback brings all of them back."""
+    site = YAML(typ="safe").load(files(objects)["site.yaml"])
+    tag = site["cluster"]["image_tag"]
+    settings = Site.model_validate({key: site[key] for key in ("engine", "images", "cluster")})
+    for name in ("lab", "builder", "dockerfiles"):
+        assert settings.image_reference(name) == f"{site['images']}/{name}:{tag}"
+    images = {
+        box["image"]
+        for _, pod in pods(objects)
+        for box in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+    }
+    ours = {image for image in images if image.startswith(site["images"])}
+    assert len(ours) >= 2 and all(image.endswith(f":{tag}") for image in ours)
 
 
 def test_profiles_are_the_distributions_and_the_values() -> None:
@@ -357,10 +458,40 @@ def test_profiles_are_the_distributions_and_the_values() -> None:
 def test_the_puller_pulls_what_profiles_name() -> None:
     values = {"site": SITE, "prePuller": {"images": ["a.example/b:1"], "skip": ["scientific"]}}
     puller = only(render(values), "DaemonSet", "hub-studovna-image-puller")
-    images = [box["image"] for box in puller["spec"]["template"]["spec"]["initContainers"]]
-    assert "registry.example.org/studovna/lab:latest" in images
+    spec = puller["spec"]["template"]["spec"]
+    # Those that run before others would keep them waiting for an image that cannot be pulled.
+    assert "initContainers" not in spec
+    images = [box["image"] for box in spec["containers"]]
+    assert f"registry.example.org/studovna/lab:{TAG}" in images
     assert "a.example/b:1" in images
     assert not [image for image in images if "scientific" in image or "{" in image]
+
+
+def test_what_was_not_pushed_is_neither_pulled_nor_offered() -> None:
+    pushed = ["hub", "binder", "builder", "lab"]
+    objects = render({"site": SITE, "images": {"tag": TAG, "pushed": pushed}})
+    puller = only(objects, "DaemonSet", "hub-studovna-image-puller")
+    images = {box["image"] for box in puller["spec"]["template"]["spec"]["containers"]}
+    assert f"registry.example.org/studovna/lab:{TAG}" in images
+    assert not [image for image in images if "scientific" in image]
+    assert YAML(typ="safe").load(files(objects)["site.yaml"])["cluster"]["images"] == pushed
+
+
+def test_the_catalogue_is_among_the_profiles_and_its_images_are_pulled() -> None:
+    objects = render({"site": {**SITE, "catalogue": ["streamlit"]}})
+    found = files(objects)
+    assert (
+        found["profiles/streamlit.yaml"]
+        == (ROOT / "profiles" / "catalogue" / "streamlit.yaml").read_text()
+    )
+    assert "profiles/tensorboard.yaml" not in found
+    assert "catalogue" not in YAML(typ="safe").load(found["site.yaml"])
+    puller = only(objects, "DaemonSet", "hub-studovna-image-puller")
+    images = {box["image"] for box in puller["spec"]["template"]["spec"]["containers"]}
+    ours = {f"registry.example.org/studovna/{name}:{TAG}" for name in ("streamlit", "sidecar")}
+    assert ours <= images
+    mine = {"site": {**SITE, "catalogue": ["streamlit"]}, "profiles": {"streamlit": {"title": "A"}}}
+    assert files(render(mine))["profiles/streamlit.yaml"].strip() == "title: A"
 
 
 # --- the network ----------------------------------------------------------------------------------
@@ -372,10 +503,28 @@ PRIVATE = [
     "100.64.0.1",  # carriers' and some clusters' own
     "100.127.255.254",
     "169.254.169.254",  # metadata of clouds
+    "168.63.129.16",  # Azure's, which is a public address
+    "198.19.255.254",
+    "240.0.0.1",
     "fd00:ec2::254",
     "fe80::1",
 ]
-PUBLIC = ["8.8.8.8", "151.101.1.69", "100.128.0.1", "172.32.0.1", "2606:4700::1111"]
+PUBLIC = [
+    "8.8.8.8",
+    "151.101.1.69",
+    "100.128.0.1",
+    "172.32.0.1",
+    "168.63.129.17",
+    "198.20.0.1",
+    "2606:4700::1111",
+    "64:ff9b::808:808",  # 8.8.8.8 from an IPv6-only cluster
+]
+NAT64 = int(ipaddress.ip_address("64:ff9b::"))  # RFC 6052
+PRIVATE += [
+    str(ipaddress.ip_address(NAT64 + int(ipaddress.ip_address(one))))
+    for one in PRIVATE
+    if "." in one
+]
 
 
 def reaches(policy: Manifest, address: str, port: int) -> bool:
@@ -425,6 +574,9 @@ def test_people_meet_the_service_and_not_each_other() -> None:
     objects = render(MINIMAL)
     policy = only(objects, "NetworkPolicy", "hub-studovna-servers")
     assert peers(policy, "ingress") == {"hub", "proxy"}
+    # Jupyter's, and the sign-in's before an application; not the application's own.
+    (rule,) = policy["spec"]["ingress"]
+    assert [entry["port"] for entry in rule["ports"]] == [8888, SIDECAR_PORT]
     assert peers(policy, "egress") == {"hub", "proxy", "binder"}
     builds = only(objects, "NetworkPolicy", "hub-studovna-builds")
     assert builds["spec"]["podSelector"] == {} and peers(builds, "ingress") == set()
@@ -504,6 +656,45 @@ def test_the_addresses_of_ingress_and_gateway() -> None:
     assert [one["protocol"] for one in gateway] == ["HTTPS", "HTTP"]
     assert only(objects, "HTTPRoute", "hub-studovna")["spec"]["hostnames"] == ["hub.example.org"]
     assert only(objects, "Service", "hub-studovna-proxy-public")["spec"]["type"] == "ClusterIP"
+
+
+HTTP01 = {"acme.cert-manager.io/http01-solver": "true"}
+GATEWAY_POD = {"gateway.networking.k8s.io/gateway-name": "hub-studovna"}
+
+
+def policies_of(objects: list[Manifest], labels: dict[str, str]) -> list[Manifest]:
+    """The policies that open something for the pods with exactly these labels."""
+    return [
+        one
+        for one in objects
+        if one["kind"] == "NetworkPolicy"
+        and one["spec"]["podSelector"].get("matchLabels") == labels
+    ]
+
+
+@pytest.mark.parametrize(
+    ("way", "solver", "data_plane"),
+    [
+        ({}, 0, 0),
+        ({"ingress": {"enabled": True}}, 1, 0),
+        ({"gateway": {"enabled": True, "className": "istio"}}, 1, 1),
+        ({"gateway": {"enabled": True, "parentRefs": [{"name": "shared"}]}}, 1, 0),
+    ],
+    ids=["none", "ingress", "own gateway", "shared gateway"],
+)
+def test_a_certificate_and_a_gateway_come_through_the_closed_network(
+    way: dict[str, Any], solver: int, data_plane: int
+) -> None:
+    objects = render({"site": {**SITE, "public_url": "https://hub.example.org"}, **way})
+    assert [p["spec"]["ingress"][0]["ports"][0]["port"] for p in policies_of(objects, HTTP01)] == [
+        8089
+    ] * solver
+    found = policies_of(objects, GATEWAY_POD)
+    assert len(found) == data_plane
+    for policy in found:
+        assert policy["spec"]["ingress"] == [{}]
+        assert reaches(policy, "10.1.2.3", 8000) and not reaches(policy, "169.254.169.254", 80)
+        assert {"namespaceSelector": {}} in policy["spec"]["egress"][1]["to"]
 
 
 def test_the_balancer_speaks_https_itself() -> None:

@@ -49,9 +49,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "site.auth.type is not set",
     ),
     "no-images": ({"site": {"auth": SITE["auth"]}}, "site.images is not set"),
+    "no-tag": ({"images": {"tag": ""}}, "images.tag is not set: give the tag that"),
+    "tag-of-the-site": (
+        {"site": {**SITE, "cluster": {"image_tag": "1"}}},
+        "site.cluster.image_tag is what the chart sets",
+    ),
     "podman": ({"site": {**SITE, "engine": "podman"}}, "site.engine is podman"),
     "bind": ({"site": {**SITE, "bind": "0.0.0.0:8000"}}, "site.bind is for one machine"),
     "profiles-folder": ({"site": {**SITE, "profiles": "p"}}, "site.profiles is a folder"),
+    "catalogue": (
+        {"site": {**SITE, "catalogue": ["streamlitt"]}},
+        "site.catalogue names streamlitt, and the catalogue has: ",
+    ),
     "ingress-without-host": ({"ingress": {"enabled": True}}, "site.public_url is not set"),
     "gateway-without-gateway": (
         {
@@ -59,6 +68,25 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             "gateway": {"enabled": True},
         },
         "gateway.parentRefs and gateway.className are both empty",
+    ),
+    "gateway-before-https": (
+        {
+            "site": {**SITE, "public_url": "https://hub.example.org"},
+            "gateway": {"enabled": True, "className": "envoy"},
+            "service": {"tlsSecret": "hub-tls"},
+        },
+        "gateway.enabled is true, and service.tlsSecret is set",
+    ),
+    "jobs-without-namespaces": (
+        {"rbac": {"jobs": {"enabled": True, "apiServer": ["192.0.2.1/32"]}}},
+        "rbac.jobs needs a namespace for each person",
+    ),
+    "jobs-without-api-server": (
+        {
+            "site": {**SITE, "cluster": {"namespaces": "person"}},
+            "rbac": {"jobs": {"enabled": True}},
+        },
+        "rbac.jobs.apiServer is empty",
     ),
     "two-databases": (
         {"database": {"url": "postgresql://x", "existingSecret": {"name": "x"}}},

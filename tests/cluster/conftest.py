@@ -17,7 +17,7 @@ from studovna.images_cli import IMAGES
 from studovna.podman import Podman, PodmanError
 from tests import kubetools
 from tests.cluster import kube
-from tests.cluster.installed import Installed, installed
+from tests.cluster.installed import NO_IMAGE, Installed, installed
 from tests.cluster.kubernetes import settings
 from tests.support import preparation_state
 
@@ -46,8 +46,8 @@ class _Quiet:
 
 
 @pytest.fixture(scope="session")
-def registry() -> str:
-    """The folder of a registry that the cluster pulls from, with this checkout's images in it.
+def pushed() -> images_push.Pushed:
+    """One of this checkout's images, which are all in a registry that the cluster pulls from.
 
     ``STUDOVNA_TEST_REGISTRY`` where the cluster is not the one that `make test-cluster` starts.
     """
@@ -60,7 +60,7 @@ def registry() -> str:
     podman = Podman(preparation_state())
     try:
         podman.probe()
-        images_push.push(
+        found = images_push.push(
             podman,
             IMAGES,
             CLUSTER_IMAGES,
@@ -70,7 +70,13 @@ def registry() -> str:
         )
     except (PodmanError, BuildError) as error:
         pytest.fail(f"the cluster's images cannot be pushed to {folder}: {error}")
-    return folder
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def registry(pushed: images_push.Pushed) -> str:
+    """The folder of the registry that the cluster pulls from."""
+    return pushed.repository.rpartition("/")[0]
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +92,7 @@ def here() -> str:
 
 
 @pytest.fixture(scope="session")
-def values(registry: str, here: str) -> dict[str, Any]:
+def values(registry: str, pushed: images_push.Pushed, here: str) -> dict[str, Any]:
     """The chart's values for a small installation of this checkout."""
     host = registry.partition("/")[0]
     insecure = f'[[registry]]\nlocation = "{host}"\ninsecure = true\n'
@@ -99,12 +105,12 @@ def values(registry: str, here: str) -> dict[str, Any]:
             "binder": {"allow_hosts": [here]},
         },
         "images": {
-            # What was pushed just now, not what the node has from an earlier run.
-            "pullPolicy": "Always",
+            "tag": pushed.tag,
             "registriesConf": insecure if host == settings.REGISTRY else "",
         },
         "service": {"type": "NodePort"},
-        "prePuller": {"enabled": False},
+        # With one that nobody can pull.
+        "prePuller": {"images": [NO_IMAGE]},
         "profiles": {"slow": SLOW},
         "binder": {"env": _indexes()},
     }

@@ -32,7 +32,7 @@ from spawner.kubernetes_spawner import KubernetesSpawner
 from studovna.release import Release
 shared = deployment({site!r}, {state!r})
 release = Release(name="eng", instance="eng", namespace={namespace!r},
-    builds_namespace={namespace!r}, registry_port=None, registry_url="")
+    builds_namespace={namespace!r}, registry_port=None, registry_url="", jobs_role={jobs_role!r})
 KubernetesSpawner.prepare(c, shared, release, "")
 c.JupyterHub.spawner_class = KubernetesSpawner
 hub_config.configure_spawner(c, shared)
@@ -75,7 +75,14 @@ def profile(**effects: Any) -> dict[str, Any]:
 class ClusterHub:
     """The hub: started, killed, started again on the same state."""
 
-    def __init__(self, folder: Path, namespace: str, profiles: dict[str, Any], **site: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        namespace: str,
+        profiles: dict[str, Any],
+        jobs_role: str = "",
+        **site: Any,
+    ) -> None:
         self.namespace = namespace
         self._folder = folder
         self._token = secrets.token_hex(24)
@@ -98,7 +105,7 @@ class ClusterHub:
             _CONFIG.format(
                 site=str(folder / "site.yaml"), state=str(folder), namespace=namespace,
                 port=self._port, api=free_port(), hub_port=free_port(), token=self._token,
-                proxy=str(proxy),
+                proxy=str(proxy), jobs_role=jobs_role,
             )
         )  # fmt: skip
         self.client = httpx.Client(

@@ -30,6 +30,8 @@ CHART = ROOT / "helm" / "studovna"
 RELEASE = "test"
 FULLNAME = f"{RELEASE}-studovna"
 ROLLOUT = 300  # seconds
+NO_IMAGE = "127.0.0.1:9/no-such:1"
+"""Nobody listens there."""
 
 
 class Person:

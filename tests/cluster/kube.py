@@ -77,15 +77,15 @@ class _Silent:
 
 
 @cache
-def bring_image() -> None:
-    """Have the Lab's image of this checkout where the cluster finds it, or skip."""
+def bring_image(image: str = "lab") -> None:
+    """Have an image of this checkout where the cluster finds it, or skip."""
     podman = Podman(preparation_state())
     folder, plain = target_folder(_REGISTRY), _REGISTRY == settings.REGISTRY
     try:
         podman.probe()
-        images_push.push(podman, IMAGES, ("lab",), folder, _Silent(), plain_http=plain)
+        images_push.push(podman, IMAGES, (image,), folder, _Silent(), plain_http=plain)
     except (PodmanError, BuildError) as error:
-        pytest.skip(f"the Lab's image cannot be pushed to {folder}: {error}")
+        pytest.skip(f"the image {image} cannot be pushed to {folder}: {error}")
 
 
 @contextmanager

@@ -38,11 +38,10 @@ def prepare(console: Console) -> dict[str, str]:
         podman = Podman(preparation_state())
         podman.probe()
         build_with_display(podman, list(IMAGE_NAMES), console)
-        pushed = images_push.push(
+        images_push.push(
             podman, IMAGES, IMAGE_NAMES, registry, PushLines(console),
             plain_http=registry.startswith(REGISTRY),
         )  # fmt: skip
     except (ClusterError, PodmanError, BuildError) as error:
         raise SystemExit(f"There is no cluster to test on: {error}") from error
-    environment["STUDOVNA_TEST_IMAGE"] = f"{pushed[0].repository}:{pushed[0].tag}"
     return environment

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from tests.binder.githost import GitHost, make_repository
-from tests.cluster.installed import FULLNAME, RELEASE, Installed, link_to
+from tests.chart.restricted import broken
+from tests.cluster.installed import FULLNAME, NO_IMAGE, RELEASE, Installed, link_to
 from tests.cluster.kube import kubectl
 from tests.site import wait_for
 
@@ -31,13 +32,29 @@ def test_every_pod_of_the_release_is_restricted(release: Installed) -> None:
     parts = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in pods}
     assert {"hub", "proxy", "binder", "registry"} <= parts
     for pod in pods:
-        if pod["metadata"]["labels"]["app.kubernetes.io/component"] == "singleuser-server":
+        part = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+        assert broken(pod) == [], part
+        if part == "singleuser-server":
             continue  # a person's own container may write to its image's files
         for container in pod["spec"]["containers"]:
-            security = container["securityContext"]
-            assert security["readOnlyRootFilesystem"] is True
-            assert security["allowPrivilegeEscalation"] is False
-            assert security["capabilities"]["drop"] == ["ALL"]
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True, part
+
+
+def test_each_part_answers_in_the_releases_own_test(release: Installed) -> None:
+    assert "Phase:          Succeeded" in release.helm("test", RELEASE)
+
+
+def test_an_image_that_cannot_be_pulled_keeps_no_other_from_the_node(release: Installed) -> None:
+    lab = f"{release.values['site']['images']}/lab:{release.values['images']['tag']}"
+
+    def pulled() -> bool:
+        [pod] = release.pods("app.kubernetes.io/component=image-puller")
+        images = {box["name"]: box["image"] for box in pod["spec"]["containers"]}
+        states = {images[one["name"]]: one["state"] for one in pod["status"]["containerStatuses"]}
+        why = states[NO_IMAGE].get("waiting", {}).get("reason", "")
+        return "running" in states[lab] and "Pull" in why
+
+    wait_for(pulled, 90, 0.5)
 
 
 def test_a_wrong_password_is_refused(release: Installed) -> None:
@@ -53,8 +70,8 @@ def test_work_stop_and_start_with_the_home_kept(release: Installed) -> None:
     code = "import os; open('kept.txt', 'w').write('here'); print(os.getuid(), os.getcwd(), 6 * 7)"
     assert ana.run_cell("one", code).split() == ["1000", "/home/jovyan", "42"]
     pod = release.server_pods("ana")[0]
+    assert broken(pod) == []
     assert pod["spec"]["automountServiceAccountToken"] is False
-    assert pod["spec"]["containers"][0]["securityContext"]["capabilities"]["drop"] == ["ALL"]
     assert pod["metadata"]["labels"]["app.kubernetes.io/instance"] == RELEASE
 
     ana.stop("one")

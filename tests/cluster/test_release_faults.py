@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.binder.githost import GitHost, make_repository
+from tests.chart.restricted import broken
 from tests.cluster.installed import FULLNAME, RELEASE, Installed, link_to
 from tests.cluster.kube import kubectl
 from tests.cluster.kubernetes.node import Node
@@ -130,14 +131,16 @@ def test_a_registry_that_is_down_is_a_sentence(release: Installed, host: GitHost
     assert fay.events(link, build_only="true")[-1]["phase"] in ("ready", "built")
 
 
-def test_a_build_pod_that_was_killed_is_a_sentence(release: Installed, host: GitHost) -> None:
+def test_a_build_outlives_binder_and_who_deletes_its_pod_is_told(
+    release: Installed, host: GitHost
+) -> None:
     files = {"postBuild": "#!/bin/sh\nsleep 600\n"}
     make_repository(host.root / "slow-build", files)
     gus = release.person("gus")
     link = f"/services/binder/build/{link_to(host.url + '/slow-build')}"
     build = "app.kubernetes.io/component=build"
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(gus.events, link, build_only="true")
+    with ThreadPoolExecutor(2) as pool:
+        left = pool.submit(gus.events, link, build_only="true")
         [pod] = wait_for(
             lambda: [
                 one
@@ -150,9 +153,19 @@ def test_a_build_pod_that_was_killed_is_a_sentence(release: Installed, host: Git
             120,
             0.5,
         )
-        name = pod["metadata"]["name"]
-        kubectl("-n", release.builds, "delete", "pod", name, "--grace-period=0", "--force")
+        assert broken(pod) == []
+        name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+        # As a change of the settings does.
+        release.kubectl("rollout", "restart", f"deployment/{FULLNAME}-binder")
+        release.wait()
+        left.exception(60)  # its connection ended with Binder
+        following = pool.submit(gus.events, link, build_only="true")
+        with pytest.raises(TimeoutError):
+            following.result(10)
+        assert [one["metadata"]["uid"] for one in release.pods(build, release.builds)] == [uid]
+        # As people do it: the pod is there until everything of it is gone.
+        kubectl("-n", release.builds, "delete", "pod", name, "--wait=false")
         last = following.result(120)[-1]
     assert last["phase"] == "failed"
-    assert last["message"].strip().endswith("."), last
+    assert "ended by an administrator" in last["message"], last
     wait_for(lambda: not release.pods(build, release.builds), 60, 0.5)

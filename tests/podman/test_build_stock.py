@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +143,60 @@ async def test_what_cannot_be_built_is_said(
     nothing_left(place, request)
 
 
+def make_image_folder(folder: Path) -> Path:
+    """An image in a folder of this machine, as `skopeo copy … dir:` leaves one."""
+    folder.mkdir(mode=0o755)
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        member = tarfile.TarInfo("secret-of-the-machine")
+        tar.addfile(member, io.BytesIO())
+    digest = hashlib.sha256(layer.getvalue()).hexdigest()
+    rootfs = {"type": "layers", "diff_ids": [f"sha256:{digest}"]}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs, "config": {}})
+    config_digest = hashlib.sha256(config.encode()).hexdigest()
+    kind = "application/vnd.oci.image.{}"
+    parts = [("config.v1+json", config_digest, len(config)),
+             ("layer.v1.tar", digest, len(layer.getvalue()))]  # fmt: skip
+    described = [
+        {"mediaType": kind.format(name), "digest": f"sha256:{one}", "size": size}
+        for name, one, size in parts
+    ]
+    manifest = {
+        "schemaVersion": 2, "mediaType": kind.format("manifest.v1+json"),
+        "config": described[0], "layers": described[1:],
+    }  # fmt: skip
+    (folder / "version").write_text("Directory Transport Version: 1.1\n")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / config_digest).write_text(config)
+    (folder / digest).write_bytes(layer.getvalue())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "wanted"),
+    [
+        ("ARG A=ir:\nFROM d${{A}}{folder}\n", "only from registries"),
+        (BASE + "COPY --from=dir:{folder} / /x\n", "no stage or image found"),
+        (
+            "FROM containers-storage:[{driver}@{root}]localhost/studovna/builder:latest\n",
+            "cannot be had",
+        ),
+    ],
+    ids=["from", "copy", "store"],
+)
+async def test_no_image_of_this_machine_is_had_by_its_place(
+    place, executor, request_of, tmp_path, dockerfile, wanted
+):
+    folder = make_image_folder(tmp_path / "image")
+    store = json.loads(place.podman.run("info", "--format", "json"))["store"]
+    text = dockerfile.format(
+        folder=folder, driver=store["graphDriverName"], root=store["graphRoot"]
+    )
+    request = request_of({"Dockerfile": text})
+    assert wanted in await refused(executor, request)
+    nothing_left(place, request)
+
+
 async def test_repo2dockers_own_buildpacks_start_from_the_image_that_a_site_names(
     place, executor, request_of
 ):
@@ -177,6 +234,12 @@ async def test_a_step_reaches_no_more_than_a_pod(place, executor, request_of):
         async for event in executor.run(request):
             events.append(event)
     assert said(events).count("closed") == 2 and "reached" not in said(events)
+
+
+async def test_a_plan_that_a_repository_rewrites_makes_no_built_image_of_none(executor, request_of):
+    script = '#!/bin/sh\necho \'{"stock": {"template": "x"}}\' > /build/plan/plan.json\n'
+    request = request_of({"postBuild": script})
+    assert "ended without an image" in await refused(executor, request)
 
 
 async def test_one_that_never_ends_is_ended_with_all_its_processes(

@@ -449,6 +449,15 @@ async def test_what_cannot_be_built_is_said(executor, request_of, monkeypatch, f
     assert sentence in await refused(executor, request_of(files))
 
 
+async def test_a_host_that_breaks_off_in_the_middle(place, executor, request_of):
+    request = request_of({"big": "x" * 10_000})
+    name = request.fetch_url.rpartition("/")[2]
+    broken = replace(request, fetch_url=f"{place.host.url}/cut/{name}")
+    said = await refused(executor, broken)
+    assert request.repo_url in said and "could not be fetched" in said
+    await built(executor, request)  # it is there again, and what was begun is in nobody's way
+
+
 async def test_a_commit_that_is_gone(executor, request_of):
     request = replace(request_of({}), ref="1" * 40)
     assert "is no longer in" in await refused(executor, request)

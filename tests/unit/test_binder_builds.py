@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from binder.builds import BuildExecutor, BuildQueue, BuildRequest
+from binder.builds import Build, BuildExecutor, BuildQueue, BuildRequest
 from binder.errors import Failed, Refused
 from binder.events import Event, EventLog, event, parse_event_id, sse
 from binder.providers import Credential
 from binder.ratelimit import RateLimiter
-from binder.service import Shared
+from binder.service import BinderService, Shared
 from binder.store import BuildStore
+from studovna.site import Site
 from studovna.text import Text
 
 
@@ -28,6 +30,8 @@ class DoubleExecutor(BuildExecutor):
         self.cancelled: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
         self.exists: set[str] = set()
+        self.ending = asyncio.Event()  # what ending a build in the engine takes
+        self.ending.set()
         self.fault: Exception | None = None
 
     def gate(self, image: str) -> asyncio.Event:
@@ -43,6 +47,7 @@ class DoubleExecutor(BuildExecutor):
 
     async def cancel(self, name: str) -> None:
         self.cancelled.append(name)
+        await self.ending.wait()
 
     async def running(self) -> set[str]:
         return self.exists
@@ -135,6 +140,63 @@ async def test_cancel_a_running_and_a_waiting_one(
     assert sum('"failed"' in data for data in builds[0].log.events) == 1
 
 
+async def test_cancelled_twice_while_it_ends(queue: BuildQueue, executor: DoubleExecutor) -> None:
+    executor.ending.clear()
+    build = await queue.submit(request("x"))
+    await settle()
+    both = [asyncio.create_task(queue.cancel(build, person)) for person in ("ana", "root")]
+    await settle()
+    both.append(asyncio.create_task(queue.cancel(build, "root")))
+    await settle()
+    executor.ending.set()
+    await asyncio.wait_for(asyncio.gather(*both), 5)
+    assert build.log.final and "cancelled by ana" in build.log.final["message"]
+    assert executor.cancelled == [build.name] and queue.active() == []
+    again = await queue.submit(request("x"))
+    await settle()
+    assert again is not build and again.state == "running"
+
+
+async def test_cancelled_before_its_first_step(queue: BuildQueue, executor: DoubleExecutor) -> None:
+    build = queue._active["x"] = Build(request("x"), 1000)
+    queue._start(build)
+    await queue.cancel(build, "ana")
+    assert executor.begun == [] and executor.cancelled == [build.name]
+    assert build.log.final and "cancelled by ana" in build.log.final["message"]
+    assert queue.active() == [] and queue._running == {}
+
+
+async def test_cancelled_while_a_broken_one_is_cleared_away(
+    queue: BuildQueue, executor: DoubleExecutor
+) -> None:
+    executor.ending.clear()
+    executor.fault = ZeroDivisionError()
+    executor.gate("x").set()
+    build = await queue.submit(request("x"))
+    await settle()
+    cancelling = asyncio.create_task(queue.cancel(build, "ana"))
+    await settle()
+    executor.ending.set()
+    await asyncio.wait_for(cancelling, 5)
+    assert build.log.final and build.log.final["phase"] == "failed" and queue.active() == []
+
+
+async def test_a_service_that_ends_lets_a_cancelled_build_end(
+    queue: BuildQueue, executor: DoubleExecutor
+) -> None:
+    """Otherwise it would be found and followed again."""
+    executor.ending.clear()
+    build = await queue.submit(request("x"))
+    await settle()
+    tasks = [asyncio.create_task(queue.cancel(build, "ana"))]
+    await settle()
+    tasks.append(asyncio.create_task(queue.close()))
+    await settle()
+    executor.ending.set()
+    await asyncio.wait_for(asyncio.gather(*tasks), 5)
+    assert build.log.final and "cancelled by ana" in build.log.final["message"]
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [(Failed(Text("pip said no.")), "pip said no."), (ZeroDivisionError(), "fault of the service")],
@@ -157,6 +219,7 @@ async def test_a_restart_finds_builds_again(tmp_path: Path) -> None:
     queue = BuildQueue(first, BuildStore(tmp_path), limit=1)
     running = await queue.submit(request("x"))
     lost = await queue.submit(request("y"))
+    waiting = [await queue.submit(replace(request(f"w{n}"), credential=None)) for n in range(2)]
     await settle()
     stored = (tmp_path / "active" / f"{running.name}.json").read_text()
     assert "s3cret" not in stored
@@ -167,9 +230,13 @@ async def test_a_restart_finds_builds_again(tmp_path: Path) -> None:
     stray = "build-" + "0" * 32
     second.exists = {running.name, stray}
     queue = BuildQueue(second, BuildStore(tmp_path), limit=1)
+    asked_again = await queue.submit(replace(request("w1", "ben"), credential=None))
     await queue.restore()
     await settle()
-    assert second.begun == ["x"] and second.cancelled == [stray]
+    assert second.begun == ["w1", "x"] and queue.find(waiting[1].name) is asked_again
+    again = queue.find(waiting[0].name)
+    assert again and again.state == "waiting" and again.position == 1
+    assert second.cancelled == [stray]
     found = queue.find(running.name)
     assert (
         found
@@ -178,9 +245,10 @@ async def test_a_restart_finds_builds_again(tmp_path: Path) -> None:
     )
     ended = queue.find(lost.name)
     assert ended and ended.log.final and "interrupted" in ended.log.final["message"]
-    second.gate("x").set()
+    for image in ("x", "w0", "w1"):
+        second.gate(image).set()
     await settle()
-    assert found.state == "built" and not list((tmp_path / "active").iterdir())
+    assert found.state == again.state == "built" and not list((tmp_path / "active").iterdir())
 
 
 async def test_logs_and_times_are_kept(tmp_path: Path) -> None:
@@ -207,10 +275,11 @@ async def test_too_many_wait(executor: DoubleExecutor, tmp_path: Path) -> None:
     assert (await queue.submit(request("x0"))).request.image == "x0"  # joining is free
 
 
-def test_a_log_is_bounded_and_keeps_its_end() -> None:
+@pytest.mark.parametrize("phase", ["fetching", "building", "pushing"])
+def test_a_log_is_bounded_and_keeps_its_end(phase: str) -> None:
     log = EventLog("log", limit=100_000)
     for number in range(100_000):
-        log.append(event("building", f"line {number}"))
+        log.append(event(phase, f"line {number}"))
     log.append(event("pushing", "x" * 1_000_000))
     log.close({"phase": "failed", "message": "no\n"})
     assert sum(map(len, log.events)) < 200_000
@@ -285,3 +354,23 @@ async def test_shared_answers() -> None:
     await asyncio.sleep(0.005)
     impatient.cancel()
     assert await patient == 2 and await shared.get("k", find) == 2
+
+
+async def test_an_image_that_was_just_absent_has_labels_when_it_is_built() -> None:
+    class Registry:
+        found: dict[str, str] | None = None
+
+        async def image_labels(self, image: str) -> dict[str, str] | None:
+            found = self.found
+            await asyncio.sleep(0.02)
+            return found
+
+    site, registry = Site.model_validate({}), Registry()
+    service = BinderService(site, {}, *[None] * 5, registry, "h/b/")
+    assert await service.image_labels("x") is None
+    late = asyncio.ensure_future(service.image_labels("x"))
+    await asyncio.sleep(0.005)
+    registry.found = {"studovna.resources": "cpul=1"}  # a build has ended
+    options, _ = await service.server_options("x")
+    assert options == {"cpu-limit--unlisted-choice": "1"}
+    assert await late is None

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from binder import tokens
 from binder.errors import Refused
-from binder.launcher import is_binder_server, server_name
+from binder.hub import HubRefused
+from binder.launcher import Launcher, LaunchRequest, is_binder_server, server_name
 from binder.resources import RepositoryResources, cap, parse, profile_options
 from studovna.site import Project
+from studovna.text import Text
 
 
 @pytest.mark.parametrize(
@@ -87,6 +92,74 @@ def test_binder_servers_are_told_from_others() -> None:
     assert is_binder_server({"user_options": {"profile": "binder"}})
     assert not is_binder_server({"user_options": {"profile": "cpu"}})
     assert not is_binder_server({"user_options": None})
+
+
+class DoubleHub:
+    """A hub that takes a moment for every answer, and where servers start at once."""
+
+    def __init__(self) -> None:
+        self.servers: dict[tuple[str, str], dict[str, Any]] = {}
+        self.refuse: set[str] = set()
+
+    async def user(self, name: str) -> dict[str, Any]:
+        await asyncio.sleep(0.01)
+        mine = {server: model for (who, server), model in self.servers.items() if who == name}
+        return {"servers": mine}
+
+    async def active_servers(self) -> AsyncIterator[dict[str, Any]]:
+        await asyncio.sleep(0.01)
+        for (who, name), model in list(self.servers.items()):
+            yield {**model, "name": name, "owner": who}
+
+    async def request(self, method: str, path: str, body: Any = None) -> Any:
+        await asyncio.sleep(0.05)
+        if method != "POST":
+            raise HubRefused(Text("There is nothing."), status=404)
+        _, person, _, name = path.split("/")
+        if name in self.refuse:
+            raise HubRefused(Text("No."), status=403)
+        self.servers[person, name] = {"ready": True, "user_options": body["user_options"]}
+
+    async def progress(self, path: str, seconds: float) -> AsyncIterator[dict[str, Any]]:
+        yield {"ready": True}
+
+
+def launch_of(person: str, repository: str, quota: int = 0) -> LaunchRequest:
+    return LaunchRequest(
+        person=person, image=f"h/{repository}:1", repo_url=f"https://example.org/{repository}",
+        provider="Git", hub_url="/", options={}, binder={}, repo_quota=quota,
+    )  # fmt: skip
+
+
+async def ends(launcher: Launcher, *requests: LaunchRequest) -> list[str]:
+    """What becomes of launches that are asked for at the same moment."""
+    launches = [launcher.launch(request) for request in requests]
+    await asyncio.gather(*(launch.task for launch in launches))
+    return [str((launch.log.final or {})["phase"]) for launch in launches]
+
+
+async def test_links_opened_at_once_stay_within_a_persons_limit() -> None:
+    hub = DoubleHub()
+    launcher = Launcher(hub, named_server_limit_per_user=2)
+    asked = [launch_of("ana", f"r{number}") for number in range(5)]
+    found = await ends(launcher, *asked, launch_of("ben", "r0"))
+    assert sorted(found[:5]) == ["failed"] * 3 + ["ready"] * 2 and found[5] == "ready"
+    assert len(hub.servers) == 3
+    # What did not start takes no place.
+    hub.servers.clear()
+    hub.refuse = {asked[0].server_name}
+    assert await ends(launcher, asked[0]) == ["failed"]
+    assert await ends(launcher, *asked[1:3]) == ["ready", "ready"]
+
+
+async def test_links_opened_at_once_stay_within_a_repositorys_quota() -> None:
+    hub = DoubleHub()
+    launcher = Launcher(hub, named_server_limit_per_user=0)
+    asked = [launch_of(f"p{number}", "r", 2) for number in range(5)]
+    found = await ends(launcher, *asked, launch_of("p0", "other"))
+    assert sorted(found[:5]) == ["failed"] * 3 + ["ready"] * 2 and found[5] == "ready"
+    again = next(one for one, end in zip(asked, found, strict=False) if end == "ready")
+    assert await ends(launcher, again) == ["ready"]  # one's own is not counted against oneself
 
 
 def test_build_tokens() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import csv
 import socket
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from binder.errors import BinderError, Refused
-from binder.providers import PROVIDERS, AddressRules
+from binder import service as service_module
+from binder.errors import BinderError, Failed, Refused
+from binder.providers import PROVIDERS, AddressRules, Resolved, addresses
 from binder.providers.addresses import is_public, resolve
 from binder.providers.base import check_ref, check_spec
 from binder.providers.git import parse_address, pick_commit, ref_names
@@ -185,27 +189,110 @@ async def test_every_spelling_of_loopback_is_refused(host: str) -> None:
 
 
 async def test_a_name_with_one_address_inside_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def answer(self, host, port, **_kwargs):
+    def answer(host, port, **_kwargs):
         return [
             (socket.AF_INET, 0, 0, "", (address, port)) for address in ("140.82.121.3", "10.0.0.7")
         ]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", answer)
+    monkeypatch.setattr(addresses, "_names", answer)
     with pytest.raises(Refused):
         await resolve(RULES, "two-faced.example.org", 443)
+
+
+@pytest.fixture
+def silent_name_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """They answer when the event is set, and no earlier."""
+    answered = threading.Event()
+
+    def answer(host, port, **_kwargs):
+        if not host.startswith("quick"):
+            answered.wait(30)
+        return [(socket.AF_INET, 0, 0, "", ("140.82.121.3", port))]
+
+    monkeypatch.setattr(addresses, "_names", answer)
+    monkeypatch.setattr(addresses, "RESOLVE_TIMEOUT", 1.0)
+    yield answered
+    answered.set()
+
+
+async def test_name_servers_that_do_not_answer_hold_up_nothing_else(
+    silent_name_servers: threading.Event,
+) -> None:
+    asked = [asyncio.create_task(resolve(RULES, f"hole{n}.example.org", 80)) for n in range(20)]
+    await asyncio.sleep(0.1)
+    started = time.monotonic()
+    await asyncio.to_thread(time.sleep, 0)  # files are written so, and the hub is found so
+    assert await resolve(RULES, "quick.example.org", 443) == ["140.82.121.3"]
+    assert time.monotonic() - started < 1
+    for error in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(error, Failed) and error.status == 504
+        assert "No name server has answered" in str(error)
+    assert not [thread for thread in threading.enumerate() if not _may_be_left(thread)]
+
+
+async def test_a_proxy_may_know_what_name_servers_do_not_tell(
+    silent_name_servers: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example.org:3128")
+    git = provider("git")
+    settings = await git.settings(parse_address("https://hole.example.org/x"), None)
+    assert "http.curloptResolve" not in dict(settings)
+    with pytest.raises(Failed):
+        monkeypatch.delenv("https_proxy")
+        await git.settings(parse_address("https://hole.example.org/x"), None)
+
+
+def _may_be_left(thread: threading.Thread) -> bool:
+    """Whether the end of the process does not wait for it."""
+    return thread.name != "name-lookup" or thread.daemon
+
+
+async def test_who_asks_name_servers_that_do_not_answer_waits_for_them(
+    silent_name_servers: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Giving up on a lookup does not make room for another one of the same person."""
+    monkeypatch.setattr(service_module, "RESOLVING_PER_PERSON", 2)
+    service = BinderService(*[None] * 10, "")
+    git = provider("git")
+    begun = []
+    plain = git.resolve
+
+    async def resolve(source, credential=None):
+        begun.append(source.url)
+        return await plain(source, credential)
+
+    monkeypatch.setattr(git, "resolve", resolve)
+
+    def ask(host: str, person: str) -> asyncio.Task:
+        source = git.parse(f"https%3A%2F%2F{host}.example.org%2Fx/HEAD")
+        return asyncio.create_task(service._ask(git, source, None, person))
+
+    holes = [ask(f"hole{n}", "ana") for n in range(3)]
+    await asyncio.wait(holes[:2], timeout=10)  # they have been given up
+    await asyncio.sleep(0.05)
+    assert [task.done() for task in holes] == [True, True, False] and len(begun) == 2
+    other = ask("hole9", "ben")
+    await asyncio.sleep(0.1)
+    assert len(begun) == 3
+    silent_name_servers.set()
+    await asyncio.sleep(0.2)
+    assert len(begun) == 4
+    for task in (*holes, other):
+        task.cancel()
+    await asyncio.gather(*holes, other, return_exceptions=True)
 
 
 async def test_git_is_tied_to_the_checked_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
-    async def answer(self, host, port, **_kwargs):
+    def answer(host, port, **_kwargs):
         return [
             (socket.AF_INET6, 0, 0, "", ("2606:50c0::153", port)),
             (socket.AF_INET, 0, 0, "", ("140.82.121.3", port)),
         ]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", answer)
+    monkeypatch.setattr(addresses, "_names", answer)
     git = provider("git")
     settings = await git.settings(parse_address("https://example.org/x"), None)
     assert (
@@ -250,38 +337,123 @@ def test_pick_commit(ref: str, commit: str | None) -> None:
     assert ref_names(ref)
 
 
+class Listed(BinderService):
+    """The service with lists of repositories; hosts answer that everything is there."""
+
+    def __init__(self, allowed: list[str], banned: list[str], moved: str = "") -> None:
+        options = {"allowed_specs": allowed, "banned_specs": banned}
+        super().__init__(
+            None, {prefix: provider(prefix, **options) for prefix in PROVIDERS}, *[None] * 6, "h/b/"
+        )
+        self.moved = moved
+
+    async def _ask(self, provider, source, credential, person):
+        slug = provider.slug(source) if hasattr(provider, "slug") else source.url
+        return Resolved(source, COMMIT, "", "", slug, self.moved or source.url)
+
+
+def is_in(link: str, allowed: list[str], banned: list[str], moved: str = "") -> bool:
+    try:
+        asyncio.run(Listed(allowed, banned, moved).resolve(*link.split("/", 1), "ana"))
+    except Refused as refusal:
+        if refusal.status != 403:  # it is no link at all
+            raise
+        return False
+    return True
+
+
 @pytest.mark.parametrize(
-    ("allowed", "banned", "spec", "refused"),
+    ("allowed", "banned", "link", "there"),
     [
-        ([], [], "u/r/HEAD", False),
-        ([], ["u/.*"], "u/r/HEAD", True),
-        ([], ["u/.*"], "U/R/HEAD", True),
-        ([], ["u/r"], "u/r/HEAD", False),  # the whole spec must match
-        (["u/.*"], [], "v/r/HEAD", True),
-        (["u/.*"], [], "u/r/HEAD", False),
-        (["u/.*"], ["u/r/.*"], "u/r/HEAD", True),
-        ([r"\A(?:u/.*)\Z"], [], "u/r/HEAD", False),
+        ([], [], "gh/u/r/HEAD", True),
+        ([], ["u/.*"], "gh/u/r/HEAD", False),
+        ([], ["u/.*"], "gh/U/R/HEAD", False),
+        ([], ["u/r"], "gh/u/r/HEAD", True),  # the whole spec must match
+        (["u/.*"], [], "gh/v/r/HEAD", False),
+        (["u/.*"], [], "gh/u/r/HEAD", True),
+        (["u/.*"], ["u/r/.*"], "gh/u/r/HEAD", False),
+        ([r"\A(?:u/.*)\Z"], [], "gh/u/r/HEAD", True),
+        (["g/p/.*"], [], "gl/g%2Fp/HEAD", True),
+        (["g%2Fp/.*"], [], "gl/g%2Fp.git/HEAD", True),  # as BinderHub's own patterns are
+        (["g/p/.*"], [], "gl/g%2Fq/HEAD", False),
+        (["u/8f7c"], [], "gist/u/8f7c", True),
+        (["https://git.uni.example/.*"], [], "git/https%3A%2F%2Fgit.uni.example%2Fx/v1", True),
+        (["https%3A%2F%2Fgit.uni.example%2F.*"], [], "git/https%3A%2F%2Fgit.uni.example%2Fx/v1",
+         True),
+        (["https://git.uni.example/.*"], [], "git/http%3A%2F%2Fgit.uni.example%2Fx/v1", False),
+        (["https://git.uni.example/.*"], [], "git/https%3A%2F%2Fevil.example%2Fx/v1", False),
+        (["https://git.uni.example/good/.*"], [],
+         "git/https%3A%2F%2Fgit.uni.example%2Fgood%2F%2Fx.git/v1", True),
+        (["10.5281/.*"], [], "zenodo/10.5281/zenodo.1", True),
+        (["10.5281/.*"], ["10.5281/zenodo.1"], "zenodo/10.5281//zenodo.1", False),
+        (["https://demo.ckan.org/.*"], [], "ckan/https%3A%2F%2Fdemo.ckan.org%2Fdataset%2Fx", True),
+        ([], ["https://demo.ckan.org/.*"],
+         "ckan/https%3A%2F%2FDEMO.ckan.org.%3A443%2Fdataset%2Fx", False),
+        ([], [f"u/r/{COMMIT}"], "gh/u/r/HEAD", False),  # that version, by whichever name
+    ],
+)  # fmt: skip
+def test_allowed_and_banned(allowed: list[str], banned: list[str], link: str, there: bool) -> None:
+    assert is_in(link, allowed, banned) is there
+
+
+@pytest.mark.parametrize(
+    ("pattern", "link"),
+    [
+        ("evil/repo/.*", "gh/evil/repo.git/HEAD"),
+        ("evil/repo/.*", "gh/evil/%72epo/HEAD"),
+        ("evil/repo/.*", "git/https%3A%2F%2Fgithub.com%2Fevil%2Frepo/HEAD"),
+        ("evil/repo/.*", "git/git%40github.com%3Aevil%2Frepo/HEAD"),
+        ("https://github.com/evil/.*", "gh/evil/repo/HEAD"),
+        ("evil/repo/.*", "gl/evil%2Frepo.git/HEAD"),
+        *(
+            ("https://evil.example/repo/.*", f"git/{quote(url, safe='')}/HEAD")
+            for url in (
+                "https://evil.example/repo",
+                "https://evil.example/repo.git",
+                "https://evil.example//repo/",
+                "https://EVIL.example:443/repo",
+                "https://evil.example./repo",
+                "https://evil.example/%72epo",
+                "https://evil.example/%2572epo",
+                "http://evil.example/repo",
+                "https://evil.example:8443/repo",
+                "git@evil.example:repo.git",
+                "ssh://someone@evil.example/repo",
+            )
+        ),
     ],
 )
-def test_allowed_and_banned(
-    allowed: list[str], banned: list[str], spec: str, refused: bool
-) -> None:
-    found = provider("gh", allowed_specs=allowed, banned_specs=banned)
-    assert found.is_banned(spec) is refused
+def test_no_spelling_passes_a_ban(pattern: str, link: str) -> None:
+    assert is_in(link, [], ["other/.*"]) and not is_in(link, [], [pattern])
+
+
+def test_a_redirect_passes_no_list() -> None:
+    link = "git/https%3A%2F%2Fgit.uni.example%2Fx/HEAD"
+    moved = "https://evil.example/x"
+    assert is_in(link, [], [], moved)
+    assert not is_in(link, [], ["https://evil.example/.*"], moved)
+    assert not is_in(link, ["https://git.uni.example/.*"], [], moved)
+    assert not is_in("gh/u/r/HEAD", [], ["evil/.*"], "https://github.com/evil/r")
+
+
+def test_no_path_climbs_out_of_what_is_allowed() -> None:
+    for path in ("good/%2e%2e/evil", "good/%252e%252e/evil", "good%2F..%2Fevil"):
+        link = f"git/{quote('https://git.uni.example/' + path, safe='')}/HEAD"
+        with pytest.raises(Refused, match="path that no repository|as a part of its path"):
+            is_in(link, ["https://git.uni.example/good/.*"], [])
 
 
 def test_quota_of_a_repository() -> None:
     found = provider(
         "gh",
         high_quota_specs=["big/.*"],
-        spec_config=[{"pattern": "one/.*", "config": {"quota": 1}}],
+        spec_config=[{"pattern": "one/c/.*", "config": {"quota": 1}}],
     )
-    assert [found.quota(s, 5, 50) for s in ("a/b/c", "big/b/c", "one/b/c")] == [5, 50, 1]
+    specs = ("a/c/d", "big/c/d", "one/c/d", "one/c.git/d")
+    assert [found.quota(found.names(found.parse(s)), 5, 50) for s in specs] == [5, 50, 1, 1]
 
 
 def test_same_repository_same_image() -> None:
-    from binder.providers import Resolved
-
     def image(prefix: str, spec: str) -> str:
         found = provider(prefix)
         source = found.parse(spec)

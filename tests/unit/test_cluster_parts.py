@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from kubernetes_asyncio.client import ApiException
 from pydantic import ValidationError
 
+from spawner import kube_namespace
 from spawner.asking import Asking
 from spawner.cluster import gpu_nodes
+from spawner.engine import NotAdmitted
 from spawner.kube_logs import Stamped
 from spawner.kube_namespace import make_limits, make_quota, prefix
 from spawner.kubernetes_spawner import held_by
@@ -160,9 +164,59 @@ def test_the_quota_of_a_persons_namespace_is_the_projects() -> None:
 
 
 def test_names_of_namespaces_fit() -> None:
-    assert prefix("studovna") == "studovna"
+    assert prefix("studovna") == "studovna-u-"
     long = prefix("a-very-long-namespace-of-a-site")
-    assert len(long) == 14 and long != prefix("a-very-long-namespace-of-another")
+    assert len(long) == 15 and long != prefix("a-very-long-namespace-of-another")
+
+
+class Namespaces:
+    """The API's namespaces, as far as making one goes."""
+
+    def __init__(self, there: dict[str, Any] | None) -> None:
+        self.there, self.made = there, list[str]()
+
+    async def create_namespace(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self.there is not None:
+            raise ApiException(status=409)
+        self.made.append("namespace")
+        return body
+
+    async def read_namespace(self, name: str) -> dict[str, Any]:
+        assert self.there is not None
+        return {"metadata": {"name": name, **self.there}}
+
+    async def create_namespaced_resource_quota(self, *_: Any) -> None:
+        self.made.append("quota")
+
+    async def create_namespaced_limit_range(self, *_: Any) -> None:
+        self.made.append("limits")
+
+
+@pytest.mark.parametrize(
+    ("there", "made", "words"),
+    [
+        (None, ["namespace", "quota", "limits"], ""),
+        ({"labels": {"studovna.site": "hub"}}, ["quota", "limits"], ""),
+        ({}, [], "belongs to something else"),
+        ({"labels": {"studovna.site": "another"}}, [], "belongs to something else"),
+        ({"labels": {"studovna.site": "hub"}, "deletionTimestamp": "2026"}, [], "being deleted"),
+    ],
+    ids=["none", "ours", "without a label", "another hub's", "going"],
+)
+async def test_a_namespace_of_somebody_else_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, there: dict[str, Any] | None, made: list[str], words: str
+) -> None:
+    api = Namespaces(there)
+
+    async def ask(method: Any, *args: Any) -> Any:
+        return await method(*args)
+
+    monkeypatch.setattr(kube_namespace, "core", lambda: api)
+    monkeypatch.setattr(kube_namespace, "ask", ask)
+    refused = pytest.raises(NotAdmitted, match=words) if words else contextlib.nullcontext()
+    with refused:
+        await kube_namespace.ensure("hub-u-builds", "hub", Project(), [])
+    assert api.made == made
 
 
 def test_what_a_pod_holds_is_read_from_it() -> None:

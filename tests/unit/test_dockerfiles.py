@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from binder.builder_room import registries_only
 from binder.engine_repo2docker import why, why_not_pushed
 from studovna.release import read_release
 from studovna.site import Site, site_rules
@@ -20,6 +21,33 @@ def test_memory_is_told_only_where_it_was_used_up() -> None:
     line = 'Error: building at STEP "RUN eat": exit status 137'
     assert "more than 1 GB of memory" in why(1, [line], True, 2**30)
     assert "memory" not in why(1, [line], False, 2**30)
+
+
+def test_an_image_by_its_place_is_told_from_one_that_is_not_there() -> None:
+    line = (
+        "Error: creating build container: copying system image from manifest list: Source image "
+        "rejected: Running image dir:/x is rejected by policy."
+    )
+    said = why(125, ["STEP 1/1: FROM dir:/x", line], False, 2**30)
+    assert said.startswith("dir:/x is no image of a registry")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"default": [{"type": "insecureAcceptAnything"}], "transports": {"docker-daemon": {}}},
+        {"default": [{"type": "reject"}],
+         "transports": {"docker": {"r.example.org": [{"type": "signedBy"}]}}},
+    ],
+    ids=["none", "debian", "signed"],
+)  # fmt: skip
+def test_a_builders_policy_is_the_machines_for_registries_and_a_refusal_else(given) -> None:
+    policy = registries_only(given)
+    assert policy["default"] == [{"type": "reject"}] and list(policy["transports"]) == ["docker"]
+    docker = policy["transports"]["docker"]
+    assert docker[""] == given.get("default", [{"type": "insecureAcceptAnything"}])
+    assert docker.get("r.example.org", [{"type": "signedBy"}]) == [{"type": "signedBy"}]
 
 
 @pytest.mark.parametrize("said", ["unauthorized: sign in", "requested access is denied"])

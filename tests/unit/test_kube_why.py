@@ -14,6 +14,7 @@ from spawner.engine import (
     NoFreeDevice,
     NoRoom,
     NotAdmitted,
+    QuotaFull,
     RegistryUnreachable,
 )
 from spawner.kube_api import refusal
@@ -244,10 +245,13 @@ def test_what_the_api_refuses() -> None:
         )
 
     error = refusal(Error())  # type: ignore[arg-type]
-    assert isinstance(error, NotAdmitted)
+    assert isinstance(error, QuotaFull)
     assert error.sentence.params == {
         "quota": "small", "wanted": "limits.cpu 4, limits.memory 8 GB", "used": "limits.cpu 2",
         "most": "limits.cpu 5",
     }  # fmt: skip
+    # More than the whole quota fits never, whoever ends.
+    Error.body = Error.body.replace("limits.cpu=4", "limits.cpu=5500m")
+    assert type(refusal(Error())) is NotAdmitted  # type: ignore[arg-type]
     Error.body = '{"message": "pods \\"x\\" is forbidden: violates PodSecurity \\"restricted\\""}'
     assert "violates PodSecurity" in refusal(Error()).sentence  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from spawner.deployment import Deployment
 from spawner.options import (
     BINDER_KEYS,
     MAX_OPTIONS_BYTES,
@@ -30,6 +32,7 @@ from spawner.options import (
 )
 from spawner.profile_list import DEFAULT_SHM, Capabilities, GpuNode, compile_profiles
 from spawner.quota import Resources
+from spawner.refusals import StartRefused
 from spawner.spawner import ProfileSpawner
 from studovna.profile_schema import Profile
 from studovna.profiles import load_profiles
@@ -121,6 +124,7 @@ def test_a_profile_as_a_whole() -> None:
             "cpu_limit": 2.0,
             "mem_guarantee": GIB,
             "mem_limit": 2 * GIB,
+            "may_run_jobs": False,
             "shm_size": GIB,
             "environment": {"A": "b"},
             "cmd": ["run", "me"],
@@ -132,6 +136,8 @@ def test_a_profile_as_a_whole() -> None:
             "http_timeout": 900,
             "licences": [],
             "site_volumes": {},
+            "web_port": 0,
+            "web_prefix": "strip",
         },
         "profile_options": {
             "size": {
@@ -298,12 +304,14 @@ def test_fancy_profiles_gets_the_list() -> None:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_browsers_read_the_patterns() -> None:
-    patterns = [
-        option["unlisted_choice"]["validation_regex"]
+    typed = {
+        (item["slug"], name): option["unlisted_choice"]["validation_regex"]
         for item in LIST
-        for option in item["profile_options"].values()
+        for name, option in item["profile_options"].items()
         if option["unlisted_choice"]["enabled"]
-    ]
+    }
+    patterns = [typed.pop((slug, "image")) for slug in ("custom-image", "binder")]
+    patterns += typed.values()
     script = """
       const [patterns, good, bad] = JSON.parse(process.argv[1]);
       for (const p of patterns) { new RegExp(p, "g"); new RegExp(p, "v"); }
@@ -411,7 +419,9 @@ def test_how_many_gpus_are_free_and_how_large_images_are() -> None:
         {"free": 1, "there": 6},
         {"free": 0, "there": 2},
     ]
-    assert item["studovna"]["image"] == 700
+    assert item["studovna"]["image"] == {"size": 700}
+    away = compiled("title: A\nimage: quay.io/a/b:1", Capabilities(images={}))
+    assert away["studovna"]["image"] == {"size": None}
     # A machine has no labels to choose by.
     choices = compiled(text, Capabilities(nodes))["profile_options"]["g"]["choices"]
     assert choices["model"]["studovna"]["gpus"] == {"free": 1, "there": 6}
@@ -457,6 +467,35 @@ def test_images_that_are_not_built() -> None:
     assert str(refusal).endswith("builds it with: make images IMAGES=scientific")
     cpu, *_ = compile_profiles(PROFILES, SITE, set(), Capabilities(images={}))
     assert str(cpu["studovna"]["unavailable"]).startswith("The image lab is not built")
+
+
+def test_no_more_servers_from_repositories_than_binder_lets() -> None:
+    most = SITE.binder.servers
+    project = SITE.project.model_copy(update={"servers": 10 * most})
+    site = SITE.model_copy(update={"project": project})
+    spawner = kubespawner_of({"profile": "binder"})
+    spawner.deployment = Deployment(site, PROFILES, Path("/nowhere"))
+    others = [
+        SimpleNamespace(active=True, reserved=Resources(), user_options={"profile": kind})
+        for kind in [*["binder"] * (most - 1), "cpu"]
+    ]
+    spawner.user = SimpleNamespace(spawners=dict(enumerate(others)))
+    spawner._reserve()
+    spawner.user.spawners["one more"] = others[0]
+    with pytest.raises(StartRefused, match=f"{most} servers from repositories"):
+        spawner._reserve()
+    spawner.user_options = {"profile": "cpu"}
+    spawner._reserve()
+
+
+def test_images_that_were_not_pushed() -> None:
+    cluster = SITE.cluster.model_copy(update={"images": ["lab"]})
+    site = SITE.model_copy(update={"engine": "kubernetes", "cluster": cluster})
+    cpu, *_ = compile_profiles(PROFILES, site, set(), Capabilities(images=None))
+    assert cpu["studovna"]["unavailable"] is None
+    assert validate_options([cpu], {"image": "scientific"}) == (
+        "The image scientific is not in this site's registry yet."
+    )
 
 
 def test_only_images_of_the_sites_own_binder() -> None:
@@ -518,7 +557,9 @@ def test_options_in_full(options: dict[str, str] | None, full: dict[str, Any]) -
     [
         pytest.param([], "names and values", id="a-list"),
         pytest.param("cpu", "names and values", id="a-text"),
-        pytest.param({"profile": "no"}, "Your profiles: cpu, gpu, custom-image.", id="profile"),
+        pytest.param(
+            {"profile": "no"}, "no profile no for you. Your profiles: cpu, ", id="profile"
+        ),
         pytest.param({"profile": ["cpu"]}, "no profile ['cpu']", id="profile-list"),
         pytest.param({"profile": 0}, "no profile 0", id="profile-number"),
         pytest.param({"cpu": "huge"}, "small, medium, large, extra-large", id="choice"),

@@ -57,7 +57,9 @@ def problems(site: Site, text: str) -> list[Problem]:
 def test_the_profiles_of_the_embedded_default_are_right() -> None:
     site = load_site(ROOT / "site.yaml")
     profiles = load_profiles(site.profiles_folder, site)
-    assert list(profiles) == ["cpu", "gpu", "custom-image", "binder"]
+    ordered = ["cpu", "r", "rstudio", "mpi", "workflows", "gpu", "custom-image", "own-app"]
+    ordered.append("binder")
+    assert [slug for slug in profiles if slug in ordered] == ordered
     assert [slug for slug, profile in profiles.items() if profile.default] == ["cpu"]
     assert profiles["binder"].hidden
     for profile in profiles.values():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from ruamel.yaml import YAML
 
 from binder.buildpod import CA_FILE, BuildPod, make_build_pod
 from binder.cluster import copy_argv, copy_environment
@@ -16,9 +19,10 @@ from binder.handlers.base import came_through
 from binder.registry import docker_login
 from spawner.podman_translate import CA_PATH
 from spawner.trust import trusting
+from studovna import __version__, images_push
 from studovna.image_files import checkout_files, write_files
-from studovna.images import BuildError, read_images
-from studovna.images_push import target_folder
+from studovna.images import BuildError, ImageStatus, read_images
+from studovna.images_push import chart_values, tag_of, target_folder
 from studovna.paths import ROOT
 from studovna.release import read_release
 
@@ -176,3 +180,59 @@ def test_a_server_trusts_the_authorities_of_the_site() -> None:
 def test_where_a_request_came_through(forwarded: str, chain: list[str]) -> None:
     trusted = [ip_network("10.0.0.0/8"), ip_network("127.0.0.0/8")]
     assert [str(one) for one in came_through(forwarded, trusted)] == chain
+
+
+def test_a_push_has_one_tag_that_other_images_never_have() -> None:
+    ids = {"hub": "a" * 64, "lab": "b" * 64}
+    tag = tag_of(ids)
+    assert re.fullmatch(re.escape(__version__) + "-[0-9a-f]{12}", tag)
+    assert tag == tag_of(dict(reversed(ids.items())))
+    assert len({tag, tag_of({**ids, "lab": "c" * 64}), tag_of({"hub": "a" * 64})}) == 3
+
+
+def test_a_pushs_values_are_the_charts() -> None:
+    text = chart_values("registry.example.org:5000", "2026.11", ["lab", "hub"])
+    assert YAML(typ="safe").load(text) == {
+        "site": {"images": "registry.example.org:5000/studovna"},
+        "images": {"tag": "2026.11", "pushed": ["hub", "lab"]},  # and no number
+    }
+
+
+class Pushing:
+    """Podman, as far as pushing goes."""
+
+    def __init__(self) -> None:
+        self.targets: list[str] = []
+
+    def run(self, verb: str, *words: str, timeout: float) -> None:
+        assert verb == "push"
+        self.targets.append(words[-1])
+
+
+class Silent:
+    def begin(self, *_: Any) -> None: ...
+
+    def done(self, *_: Any) -> None: ...
+
+
+def test_all_images_of_a_push_are_under_its_tag(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [ImageStatus(name, "", True, True, id=name) for name in ("base", "lab", "hub")]
+    monkeypatch.setattr(images_push, "images_status", lambda *_: rows)
+    podman: Any = Pushing()
+    pushed = images_push.push(podman, ROOT / "images", [], "r.example.org", Silent())
+    tag = tag_of({"base": "base", "lab": "lab", "hub": "hub"})
+    assert {one.tag for one in pushed} == {tag}
+    folder = "r.example.org/studovna"
+    assert podman.targets == [
+        f"{folder}/{name}:{each}" for name in ("base", "lab", "hub") for each in (tag, "latest")
+    ]
+    # A part of them is under the tag of all: what else is built is what the tag means.
+    podman = Pushing()
+    assert (
+        images_push.push(podman, ROOT / "images", ["lab"], "r.example.org", Silent())[0].tag == tag
+    )
+    podman = Pushing()
+    images_push.push(podman, ROOT / "images", ["lab"], "r.example.org", Silent(), tag="latest")
+    assert podman.targets == [f"{folder}/lab:latest"]
+    with pytest.raises(BuildError, match="is no tag"):
+        images_push.push(podman, ROOT / "images", [], "r.example.org", Silent(), tag="a b")

@@ -359,6 +359,12 @@ def test_people_and_groups(tmp_path: Path) -> None:
     assert site.is_username("ana") and not site.is_username("ana\n") and not site.is_username("")
     assert site.image_reference("lab") == "localhost/studovna/lab:latest"
     assert site.image_reference("quay.io/a/b:1") == "quay.io/a/b:1"
+    tagged = {"images": "r.example.org/s", "cluster": {"image_tag": "1-2"}}
+    cluster = Site.model_validate({"engine": "kubernetes", **tagged})
+    assert cluster.image_reference("lab") == "r.example.org/s/lab:1-2"
+    assert cluster.image_reference("quay.io/a/b:1") == "quay.io/a/b:1"
+    # What is built here has the one tag that podman's build gives it.
+    assert Site.model_validate(tagged).image_reference("lab") == "r.example.org/s/lab:latest"
 
 
 @pytest.mark.parametrize(
@@ -401,7 +407,10 @@ def test_published_files_are_fresh(name: str) -> None:
     ("schema", "file"),
     [
         ("site.schema.json", "site.yaml"),
-        *(("profile.schema.json", f"profiles/{p.name}") for p in (ROOT / "profiles").iterdir()),
+        *(
+            ("profile.schema.json", str(path.relative_to(ROOT)))
+            for path in sorted((ROOT / "profiles").rglob("*.yaml"))
+        ),
     ],
 )
 def test_our_files_pass_the_published_schema(schema: str, file: str) -> None:

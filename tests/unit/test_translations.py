@@ -20,6 +20,7 @@ OPERATORS = {
     "studovna/cli.py",
     "studovna/hub_api.py",
     "studovna/hub_process.py",
+    "studovna/image_args.py",
     "studovna/images.py",
     "studovna/images_cli.py",
     "studovna/images_push.py",

@@ -67,6 +67,19 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- if eq ((.Values.site.cluster | default dict).namespaces | default "shared") "person" }}true{{ end -}}
 {{- end }}
 
+{{/* Whether servers may run jobs in their person's namespace. */}}
+{{- define "studovna.jobs" -}}
+{{- if .Values.rbac.jobs.enabled }}
+{{- if not (include "studovna.personNamespaces" .) }}{{ fail "\n\nrbac.jobs needs a namespace for each person: set site.cluster.namespaces: person, or rbac.jobs.enabled: false.\n" }}{{ end }}
+{{- if not .Values.rbac.jobs.apiServer }}{{ fail "\n\nrbac.jobs.apiServer is empty: name the addresses of the API server, such as [10.96.0.1/32, 192.0.2.10/32]; `kubectl get service,endpoints kubernetes` shows them.\n" }}{{ end -}}
+true
+{{- end -}}
+{{- end }}
+
+{{- define "studovna.jobsRole" -}}
+{{ .Release.Namespace }}-{{ include "studovna.fullname" . }}-jobs
+{{- end }}
+
 {{/* The host and the scheme of the address that people use. */}}
 {{- define "studovna.host" -}}
 {{- with .Values.site.public_url }}{{ (urlParse .).hostname | trimPrefix "[" | trimSuffix "]" }}{{ end -}}
@@ -99,6 +112,15 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- if not $site.images -}}
 {{- fail "\n\nsite.images is not set: name the registry and folder that `studovna images push --to …` has filled, such as registry.example.org/studovna.\n" -}}
 {{- end -}}
+{{- if not .Values.images.tag -}}
+{{- fail "\n\nimages.tag is not set: give the tag that `studovna images push --to …` has printed. With it an upgrade brings the new images, and a rollback the old ones.\n" -}}
+{{- end -}}
+{{- if ($site.cluster | default dict).images -}}
+{{- fail "\n\nsite.cluster.images is what the chart sets from images.pushed. Set that one, and remove the line.\n" -}}
+{{- end -}}
+{{- if ($site.cluster | default dict).image_tag -}}
+{{- fail "\n\nsite.cluster.image_tag is what the chart sets from images.tag. Set that one, and remove the line.\n" -}}
+{{- end -}}
 {{- if eq ($site.engine | default "kubernetes") "podman" -}}
 {{- fail "\n\nsite.engine is podman: this chart runs servers on the cluster. Remove the line.\n" -}}
 {{- end -}}
@@ -113,6 +135,9 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end -}}
 {{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) (not .Values.gateway.className) -}}
 {{- fail "\n\ngateway.parentRefs and gateway.className are both empty: name the Gateway that leads here, or the class of the one to make.\n" -}}
+{{- end -}}
+{{- if and .Values.gateway.enabled .Values.service.tlsSecret -}}
+{{- fail "\n\ngateway.enabled is true, and service.tlsSecret is set: a Gateway speaks http to the proxy. Name the certificate as gateway.tlsSecret.\n" -}}
 {{- end -}}
 {{- if and .Values.database.url .Values.database.existingSecret.name -}}
 {{- fail "\n\ndatabase.url and database.existingSecret.name are both set: give one of them.\n" -}}
@@ -140,13 +165,19 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- $site := deepCopy .Values.site -}}
 {{- $_ := set $site "engine" "kubernetes" -}}
 {{- $_ := set $site "profiles" "profiles" -}}
-{{- $cluster := $site.cluster | default dict -}}
+{{- /* What it takes from the catalogue is among the profiles already. */}}
+{{- $_ := unset $site "catalogue" -}}
+{{- $cluster := set ($site.cluster | default dict) "image_tag" .Values.images.tag -}}
+{{- $_ := set $site "cluster" $cluster -}}
+{{- if .Values.images.pushed -}}
+{{- $_ := set $cluster "images" .Values.images.pushed -}}
+{{- end -}}
 {{- $secrets := concat ($cluster.pull_secrets | default list) .Values.images.pullSecrets -}}
 {{- if include "studovna.registry" . -}}
 {{- $secrets = append $secrets (include "studovna.pullSecret" .) -}}
 {{- end -}}
 {{- if $secrets -}}
-{{- $_ := set $site "cluster" (set $cluster "pull_secrets" ($secrets | uniq)) -}}
+{{- $_ := set $cluster "pull_secrets" ($secrets | uniq) -}}
 {{- end -}}
 {{ toYaml $site }}
 {{- end }}
@@ -156,6 +187,17 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- $texts := dict -}}
 {{- range $path, $_ := .Files.Glob "profiles/*.yaml" -}}
 {{- $_ := set $texts (base $path | trimSuffix ".yaml") ($.Files.Get $path) -}}
+{{- end -}}
+{{- range $name := .Values.site.catalogue | default list -}}
+{{- $text := $.Files.Get (printf "profiles/catalogue/%s.yaml" $name) -}}
+{{- if not $text -}}
+{{- $known := list -}}
+{{- range $path, $_ := $.Files.Glob "profiles/catalogue/*.yaml" -}}
+{{- $known = append $known (base $path | trimSuffix ".yaml") -}}
+{{- end -}}
+{{- fail (printf "\n\nsite.catalogue names %s, and the catalogue has: %s.\n" $name (join ", " $known)) -}}
+{{- end -}}
+{{- $_ := set $texts $name $text -}}
 {{- end -}}
 {{- range $name, $profile := .Values.profiles -}}
 {{- if kindIs "invalid" $profile -}}
@@ -176,14 +218,18 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- $profile := fromYaml $text -}}
 {{- with $profile.Error }}{{ fail (printf "\n\nprofiles.%s is no YAML: %s\n" $name .) }}{{ end -}}
 {{- $found = append $found $profile.image -}}
+{{- $web := $profile.web -}}
 {{- range $profile.options -}}
-{{- range .choices }}{{ $found = append $found .image }}{{ end -}}
+{{- $web = or $web (.unlisted | default dict).web -}}
+{{- range .choices }}{{ $found = append $found .image }}{{ $web = or $web .web }}{{ end -}}
 {{- end -}}
+{{- if $web }}{{ $found = append $found "sidecar" }}{{ end -}}
 {{- end -}}
 {{- $images := list -}}
 {{- range without (compact $found | uniq) "" -}}
-{{- if not (or (contains "{" .) (has . $.Values.prePuller.skip)) -}}
-{{- $images = append $images (contains "/" . | ternary . (printf "%s/%s:latest" $.Values.site.images .)) -}}
+{{- $here := or (not $.Values.images.pushed) (contains "/" .) (has . $.Values.images.pushed) -}}
+{{- if and $here (not (or (contains "{" .) (has . $.Values.prePuller.skip))) -}}
+{{- $images = append $images (contains "/" . | ternary . (printf "%s/%s:%s" $.Values.site.images . $.Values.images.tag)) -}}
 {{- end -}}
 {{- end -}}
 {{ toJson (concat $images .Values.prePuller.images | uniq | sortAlpha) }}
@@ -312,6 +358,9 @@ imagePullSecrets:
 {{- if include "studovna.dockerfiles" . }}
 - {name: STUDOVNA_DOCKERFILES_NAMESPACE, value: {{ include "studovna.dockerfilesNamespace" . | quote }}}
 {{- end }}
+{{- if include "studovna.jobs" . }}
+- {name: STUDOVNA_JOBS_ROLE, value: {{ include "studovna.jobsRole" . | quote }}}
+{{- end }}
 {{- if include "studovna.registry" . }}
 - {name: STUDOVNA_REGISTRY_PORT, value: {{ .Values.registry.nodePort | quote }}}
 - {name: STUDOVNA_REGISTRY_URL, value: "http://{{ include "studovna.fullname" . }}-registry.{{ .Release.Namespace }}.svc:5000"}
@@ -381,7 +430,7 @@ ipFamilies: {{ toJson . }}
 {{- end }}
 {{- end }}
 
-{{/* A volume that outlives the release. A list: the context, hub or registry. */}}
+{{/* A volume that outlives the release. A list: the context, hub, binder or registry. */}}
 {{- define "studovna.claim" }}
 {{- $root := index . 0 }}
 {{- $storage := (get $root.Values (index . 1)).storage }}

@@ -38,7 +38,7 @@ https in general (an identity provider or a registry in one's own network); neve
     {{- range .Values.networkPolicy.apiServerPorts }}
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
-  to: {{- include "studovna.anywhere" (list . (list "169.254.0.0/16") (list "fe80::/10")) | nindent 4 }}
+  to: {{- include "studovna.anywhere" (list . (list "169.254.0.0/16" "168.63.129.16/32") (list "fe80::/10")) | nindent 4 }}
 {{- end }}
 
 {{/* Peers: every address but these. A list: the context, IPv4 ranges, IPv6 ranges. */}}
@@ -62,7 +62,10 @@ https in general (an identity provider or a registry in one's own network); neve
 podSelector: {matchLabels: {{ include "studovna.serverLabels" . | fromYaml | toJson }}}
 policyTypes: [Ingress, Egress]
 ingress:
-  - from: {{- include "studovna.homePeers" (list . "hub" "proxy") | nindent 6 }}
+  {{- /* Jupyter's server, and the sign-in before an application: what that one listens on itself is
+  for nobody outside. */}}
+  - ports: [{port: 8888, protocol: TCP}, {port: 18888, protocol: TCP}]
+    from: {{- include "studovna.homePeers" (list . "hub" "proxy") | nindent 6 }}
 egress:
   {{- include "studovna.dns" . | nindent 2 }}
   {{- include "studovna.internet" . | nindent 2 }}
@@ -108,6 +111,35 @@ items:
     metadata:
       name: {{ include "studovna.fullname" . }}-servers
     spec: {{- include "studovna.serverPolicy" . | nindent 6 }}
+  {{- if include "studovna.jobs" . }}
+  # Servers that may run jobs ask the API server for them; their jobs reach the internet alone.
+  - apiVersion: networking.k8s.io/v1
+    kind: NetworkPolicy
+    metadata:
+      name: {{ include "studovna.fullname" . }}-jobs-api
+    spec:
+      podSelector: {matchLabels: {studovna.jobs: "true"}}
+      policyTypes: [Egress]
+      egress:
+        - ports:
+            {{- range .Values.networkPolicy.apiServerPorts }}
+            - {port: {{ . }}, protocol: TCP}
+            {{- end }}
+          to:
+            {{- range .Values.rbac.jobs.apiServer }}
+            - ipBlock: {cidr: {{ . | quote }}}
+            {{- end }}
+  - apiVersion: networking.k8s.io/v1
+    kind: NetworkPolicy
+    metadata:
+      name: {{ include "studovna.fullname" . }}-jobs
+    spec:
+      podSelector: {matchLabels: {studovna.job: "true"}}
+      policyTypes: [Ingress, Egress]
+      egress:
+        {{- include "studovna.dns" . | nindent 8 }}
+        {{- include "studovna.internet" . | nindent 8 }}
+  {{- end }}
   {{- else }}
   []
   {{- end }}
