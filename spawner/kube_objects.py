@@ -49,6 +49,12 @@ def home_of(pod: Json) -> str | None:
     return claim["claimName"] if claim else None
 
 
+def port_of(pod: Json) -> int:
+    """The port at which a server's pod is reached: the server's own, or its sidecar's."""
+    ports = (port for one in pod["spec"]["containers"] for port in one.get("ports") or ())
+    return int(next(ports)["containerPort"])
+
+
 async def find_pod(namespace: str, name: str, **more: Any) -> Json | None:
     """The pod, or None when there is none. Raises EngineError when that cannot be known."""
     return await _found(core().read_namespaced_pod, name, namespace, **more)

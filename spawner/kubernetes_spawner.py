@@ -275,6 +275,7 @@ class KubernetesSpawner(AnsweringSpawner):
         if pod is None or self.server is None:
             return False
         self._pod_uid = pod["metadata"]["uid"]
+        self.port = kube_objects.port_of(pod)
         self.reserved = held_by(pod)
         self.home_kind = "none"
         home = kube_objects.home_of(pod)

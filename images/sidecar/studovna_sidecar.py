@@ -152,6 +152,9 @@ class _Checked:
             if not self.current_user:
                 raise web.HTTPError(403)
             return
+        # What is answered before the body was read ends the connection, even if there is no body:
+        # the proxy in front must know, or it sends the next request into it.
+        self.set_header("Connection", "close")
         web.authenticated(lambda handler: None)(self)
         if self._finished:
             return
@@ -286,8 +289,7 @@ class _Checked:
         return None
 
     def write_error(self, status_code, **kwargs):
-        # A body that nobody reads ends the connection; who is in front must not use it again.
-        self.set_header("Connection", "close")
+        self.set_header("Connection", "close")  # as in prepare
         write_page(self, status_code)
 
 

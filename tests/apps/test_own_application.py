@@ -158,6 +158,9 @@ def test_without_the_sign_in_nothing_passes(site: RunningSite, ana: httpx.Client
             "/hub/api/oauth2/authorize" in page.headers.get("Location", "") or not page.is_redirect
         )
         assert "environment" not in page.text
+        # Each ends its connection, and says so to the hub's proxy, which keeps connections.
+        again = [client.get("/user/ana/strip/hello", follow_redirects=False) for _ in range(20)]
+        assert {reply.status_code for reply in again} == {page.status_code}
         assert client.post("/user/ana/strip/form", content=b"a").status_code == 403
         assert client.get("/user/ana/strip/_studovna/state").status_code == 403
     with pytest.raises(HTTPClientError) as refused:

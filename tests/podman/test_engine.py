@@ -137,7 +137,7 @@ async def test_what_is_missing_is_said(engine, make_pod, site_podman):
     assert "podman pull" in caught.value.detail and "refused" in caught.value.detail
     with pytest.raises(ImageMissing):
         await engine.run(make_pod("none", image="127.0.0.1:9/x:1", image_pull_policy="Never"))
-    with pytest.raises(EngineError, match="no such program"):
+    with pytest.raises(EngineError, match="no program no-such-program"):
         await engine.run(make_pod("none", command=["no-such-program"]))
     with pytest.raises(PodMissing):
         await engine.tail("none", "main", 3)

@@ -12,7 +12,9 @@ from kubespawner.objects import make_pod
 
 from spawner.answering import has_ended
 from spawner.engine import ContainerState, PodState
+from spawner.kube_objects import port_of
 from spawner.kube_states import pod_state
+from spawner.kubernetes_spawner import held_by
 from spawner.manifest import plain
 from spawner.options import OptionsError, normalise_options, resources, typed_overrides
 from spawner.podman_translate import translate
@@ -140,6 +142,14 @@ def test_a_profiles_own_variables_win_and_no_secret_gets_in_by_their_names() -> 
     values = {one["name"]: one["value"] for one in application["env"]}
     assert values["PORT"] == "9"
     assert "secret" not in values.values()
+
+
+def test_a_pod_that_is_taken_over_is_reached_at_its_sidecar() -> None:
+    made = plain(with_sidecar(server(), WEB))
+    assert port_of(made) == 18888
+    assert held_by(made) == Resources(0.25, 1, 2**29, 2**31) + SIDECAR
+    alone = made | {"spec": made["spec"] | {"containers": [{"ports": [{"containerPort": 8888}]}]}}
+    assert port_of(alone) == 8888
 
 
 def test_podman_publishes_the_sidecars_port_alone(tmp_path: Path) -> None:
