@@ -62,6 +62,7 @@ ALONE = [
     ["tests/browser"],
     ["tests/apps"],
     ["tests/cluster"],
+    ["tests/desktop"],
 ]
 """Chromium drops connections when networks of other pods come and go."""
 

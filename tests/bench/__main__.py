@@ -9,7 +9,16 @@ import pytest
 from rich.console import Console
 
 from studovna.paths import ROOT
-from tests.bench import binder, cluster_many, cluster_start, fresh, images, people, start
+from tests.bench import (
+    binder,
+    cluster_many,
+    cluster_start,
+    desktop,
+    fresh,
+    images,
+    people,
+    start,
+)
 from tests.bench.results import Results
 
 
@@ -22,6 +31,7 @@ def main() -> None:
         "fresh": lambda: fresh.measure(results),
         "binder": lambda: binder.measure(results, arguments.runs),
         "images": lambda: images.measure(results),
+        "desktop": lambda: desktop.measure(results, arguments.runs),
         "people": lambda: people.measure(results),
         "cluster-start": lambda: cluster_start.measure(results, arguments.runs),
         "cluster-500": lambda: cluster_many.measure(results, arguments.servers),
