@@ -42,7 +42,7 @@ def kubectl(*argv: str, given: Any = None) -> str:
         input=json.dumps(given) if given is not None else None,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=320,  # longer than what kubectl itself is told to wait
     )
     if done.returncode:
         raise AssertionError(f"kubectl {' '.join(argv)}: {done.stderr}")
