@@ -21,14 +21,18 @@ SERVER_CONTAINER = "notebook"
 LOG_LINES = 15
 ANSWER_INTERVAL = 0.05
 STATE_INTERVAL = 0.5
+STATE_AGE = 1.0  # seconds that an engine's answer about a pod may be old
+VERSION_HEADER = "X-JupyterHub-Version"  # every single-user server of JupyterHub says it
 
 
 @dataclass(frozen=True)
 class _Heard:
-    """What came back when a server was asked: whether it answers; of an application, whose sidecar
-    answers before it, also the ports on which it listens."""
+    """What came back when a server was asked: whether it answers, and whether it is surely ours
+    that does; of an application, whose sidecar answers before it, also the ports on which it
+    listens."""
 
     answers: bool
+    surely: bool = True
     ports: tuple[int, ...] = ()
 
 
@@ -82,19 +86,22 @@ class AnsweringSpawner(ProfileSpawner):
         heard = _Heard(False)
         deadline = time.monotonic() + self.http_timeout
         ask_state = time.monotonic() + STATE_INTERVAL
+        doubtful_since: float | None = None
         timeout = aiohttp.ClientTimeout(total=5)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while True:
                 try:
                     heard = await self._ask(session, url)
                 except (aiohttp.ClientError, TimeoutError, ValueError, KeyError):
-                    heard = _Heard(False, heard.ports)
-                answers = heard.answers
+                    heard = _Heard(False, ports=heard.ports)
                 now = time.monotonic()
-                # Of a server that has died, somebody else's may have the port already.
-                if answers or now >= ask_state:
+                # Of a server that has died, somebody else's may have the port already: what does
+                # not say that it is a server of a hub's is believed when the pod outlives it.
+                doubtful_since = (doubtful_since or now) if heard.answers else None
+                sure = heard.surely or now - (doubtful_since or now) > STATE_AGE
+                if (heard.answers and sure) or now >= ask_state:
                     await self._still_lives()
-                    if answers:
+                    if heard.answers and sure:
                         return
                     ask_state = time.monotonic() + STATE_INTERVAL
                 if now >= deadline:
@@ -106,13 +113,13 @@ class AnsweringSpawner(ProfileSpawner):
         if not self.web_port:
             address = url_path_join(url, self.server.base_url, "api")
             async with session.get(address, allow_redirects=False) as response:
-                return _Heard(response.status < 500)
+                return _Heard(response.status < 500, VERSION_HEADER in response.headers)
         address = url_path_join(url, self.server.base_url, STATE_PATH)
         headers = {"Authorization": f"token {self.api_token}"}
         async with session.get(address, headers=headers, allow_redirects=False) as response:
             response.raise_for_status()
             told: dict[str, Any] = await response.json(content_type=None)
-            return _Heard(told["answers"], tuple(told["listens"]))
+            return _Heard(told["answers"], ports=tuple(told["listens"]))
 
     async def _no_answer(self, heard: _Heard) -> Text:
         """Why a server that runs was ended: it did not answer in time."""
