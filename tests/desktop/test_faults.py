@@ -48,8 +48,9 @@ def test_what_is_wrong_is_told_in_a_window(
     # No busy loop behind the window.
     log = desktop.run("cat", f"/home/jovyan/.studovna/logs/{profile}.log")
     assert log.count("ended with") == (3 if profile == "crashing" else 0)
+    shown = desktop.processes("studovna_desktop.window")
     desktop.page.keyboard.press("Enter")
-    wait_for(lambda: window not in desktop.windows(), 10)
+    wait_for(lambda: desktop.processes("studovna_desktop.window") not in (shown, []), 20)
     desktop.wait_window(title)
 
 
@@ -60,8 +61,9 @@ def test_a_missing_file_is_named_and_try_again_finds_it(opened: Any) -> None:
     said = desktop.text_of(window)
     assert "/home/jovyan/vendor/app is missing" in said
     assert "is there below /home/jovyan, so the volume" in said
-    script = "mkdir vendor && echo 'exec xterm -T Found' > vendor/app && chmod 711 vendor/app"
+    script = "mkdir vendor && echo 'exec xterm -T Found' > vendor/app && chmod 755 vendor/app"
     desktop.run("sh", "-c", f"cd /home/jovyan && {script} && sed -i '1i #!/bin/sh' vendor/app")
+    desktop.run("chmod", "000", "/home/jovyan/vendor/app")
     desktop.page.keyboard.press("Enter")
     desktop.wait_window("Vendor cannot be read")
     desktop.run("chmod", "755", "/home/jovyan/vendor/app")
