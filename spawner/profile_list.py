@@ -291,8 +291,12 @@ def _overrides(
         amount[name] = str(effects.gpu.count)
         traits |= {"extra_resource_limits": amount, "extra_resource_guarantees": dict(amount)}
     environment = dict(effects.env or {})
-    for name in effects.licences or ():
-        environment |= site.licences.get(name, {})
+    if effects.licences is not None:
+        variables: dict[str, str] = {}
+        for name in effects.licences:
+            variables |= site.licences.get(name, {})
+        # The desktop's session says which of them do not answer.
+        environment |= variables | {"STUDOVNA_LICENCES": " ".join(variables)}
     if effects.application is not None:
         environment["STUDOVNA_APPLICATION"] = _application(effects.application)
     traits |= {

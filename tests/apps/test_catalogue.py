@@ -99,16 +99,46 @@ def test_tensorboard_shows_its_page(
     picture(leo.page, "tensorboard", 500)
 
 
+def _built(site: RunningSite, image: str) -> None:
+    try:
+        site.podman.run("image", "exists", f"localhost/studovna/{image}:latest")
+    except PodmanError:
+        pytest.skip(f"the image {image} is not built: make images IMAGES={image}")
+
+
+def test_code_server_has_a_terminal_in_the_home(
+    site: RunningSite,
+    leo: Visitor,
+    open_one: Callable[..., httpx.Client],
+    picture: Callable[..., None],
+) -> None:
+    _built(site, "code-server")
+    open_one("code-server")
+    page = leo.page
+    expect(page.get_by_role("treeitem", name="stirring.py")).to_be_visible(timeout=60_000)
+    page.keyboard.press("Control+`")
+    expect(page.locator(".terminal.xterm")).to_be_visible(timeout=30_000)
+    inside = container(site, "jupyter-leo--code-server", "notebook")
+
+    def typed() -> bool:
+        page.locator(".terminal.xterm").click()
+        page.keyboard.type("echo $((6*7)) > /home/jovyan/made\n")
+        try:
+            return site.podman.run("exec", inside, "cat", "/home/jovyan/made").strip() == "42"
+        except PodmanError:
+            return False  # what is typed before the shell is there is lost
+
+    wait_for(typed, 30, 1)
+    picture(page, "code-server", 600)
+
+
 def test_mlflow_keeps_an_experiment(
     site: RunningSite,
     leo: Visitor,
     open_one: Callable[..., httpx.Client],
     picture: Callable[..., None],
 ) -> None:
-    try:
-        site.podman.run("image", "exists", "localhost/studovna/mlflow:latest")
-    except PodmanError:
-        pytest.skip("the image mlflow is not built: make images IMAGES=mlflow")
+    _built(site, "mlflow")
     client = open_one("mlflow")
     api = "/user/leo/mlflow/api/2.0/mlflow/experiments"
     made = client.post(f"{api}/create", json={"name": "first light"})

@@ -29,7 +29,8 @@ def test_the_profile_is_read() -> None:
         "STUDOVNA_APPLICATION": json.dumps(MATLAB),
         "MLM_LICENSE_FILE": "27000@a.example.org",
         "ANSYSLI_SERVERS": "2325@b",
-        "LICENSE_FILE": "no licence server's",
+        "LM_LICENSE_FILE": "1@not.of.the.site",
+        "STUDOVNA_LICENCES": "MLM_LICENSE_FILE ANSYSLI_SERVERS",
     }
     found = application.read(environ)
     assert found is not None

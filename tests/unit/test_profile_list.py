@@ -449,6 +449,7 @@ def test_licences_volumes_and_an_application() -> None:
     spawner.environment = item["kubespawner_override"]["environment"]
     found = spawner.get_env()
     assert (found["A"], found["MLM_LICENSE_FILE"]) == ("b", "27000@l.example.org")
+    assert found["STUDOVNA_LICENCES"] == "MLM_LICENSE_FILE"
     assert json.loads(found["STUDOVNA_APPLICATION"]) == {
         "title": "M",
         "command": ["/usr/local/M/bin/m", "{x}"],

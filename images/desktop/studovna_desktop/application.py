@@ -16,8 +16,6 @@ from .texts import Message, message
 
 VARIABLE = "STUDOVNA_APPLICATION"
 PROBE_SECONDS = 3.0
-# FlexLM's variables, such as LM_LICENSE_FILE and MLM_LICENSE_FILE, and Ansys's own.
-_LICENCE = re.compile(r"[A-Z]*LM(?:D)?_LICENSE_FILE|ANSYSLI_SERVERS")
 _SERVER = re.compile(r"(?P<port>[0-9]{1,5})@(?P<host>[A-Za-z0-9]([A-Za-z0-9._-]{0,252}))")
 
 
@@ -60,8 +58,9 @@ def read(environ: Mapping[str, str]) -> Application | None:
 
 
 def licences(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables of the environment that name licence servers."""
-    return {name: value for name, value in environ.items() if _LICENCE.fullmatch(name)}
+    """What the variables of licence servers hold; ``STUDOVNA_LICENCES`` says which those are."""
+    names = environ.get("STUDOVNA_LICENCES", "").split()
+    return {name: environ[name] for name in names if name in environ}
 
 
 def licence_servers(value: str) -> list[tuple[str, int]]:
