@@ -5,4 +5,4 @@ set -eu
 
 apt-get update -q
 apt-get install -y -q --no-install-recommends docker-registry skopeo
-rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/*.log /var/log/apt
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives /var/log/*.log /var/log/apt

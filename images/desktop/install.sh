@@ -27,5 +27,5 @@ install -d -m 1777 /tmp/.X11-unix
 
 find /opt/venv -name '*.map' -delete
 python3 -m compileall -q -j 0 "$site"
-rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/*.log /var/log/apt \
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives /var/log/*.log /var/log/apt \
     /usr/share/doc/* /usr/share/man/* /usr/share/info/* /root/.cache

