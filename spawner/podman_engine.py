@@ -69,6 +69,8 @@ from studovna.text import Text
 
 KILL_SECONDS = 60.0
 _NO_NETWORK = "network not found"
+# The second: a container that ended in the moment in which it was to be killed.
+_STILL_THERE = ("did not die", "could not be stopped")
 _ROOT_USER = re.compile(r"(?:root|0+)?(?::.*)?")
 
 
@@ -564,7 +566,7 @@ class PodmanEngine(Engine):
         try:
             await self._caller.call(*argv, seconds=patience)
         except PodmanError as error:
-            if "did not die" not in error.stderr:
+            if not any(words in error.stderr for words in _STILL_THERE):
                 raise
             ids = await self._caller.call("inspect", "--format", "{{.Id}}", "--", *names)
             await self._caller.files("kill", ids.split(), KILL_SECONDS)

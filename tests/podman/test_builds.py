@@ -434,7 +434,7 @@ async def test_a_commit_that_no_branch_has_any_more_is_still_fetched(place, exec
         ({"postBuild": "#!/bin/sh\nexit 3\n"}, "postBuild failed (exit code 3)"),
         ({"postBuild": "#!/no/such\n"}, "postBuild cannot be run"),
         ({"postBuild": "python3 -c 'x = bytearray(10**9)'\n"}, "took more than 0.25 GB of memory"),
-        ({"postBuild": "head -c 300M /dev/zero > big\n"}, "more than 0.1 GB of disk"),
+        ({"postBuild": "head -c 300M /dev/zero > big; sleep 60\n"}, "more than 0.1 GB of disk"),
         ({"postBuild": "for i in $(seq 3000); do mkdir d$i; touch d$i/a d$i/b; done; sleep 60\n"},
          "more than 5000 files"),
         ({"postBuild": "truncate -s 1T sparse\n"}, "are larger than 0.1 GB"),
