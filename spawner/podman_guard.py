@@ -5,6 +5,11 @@ removes the jump to its isolation rules for all of them, until the next containe
 are rules of ours, in a table that netavark does not touch, named after the network that they are
 for. The link-local range, where clouds keep a machine's credentials, is a rule for routing.
 
+The networks are IPv4 only, but the kernel gives every interface an IPv6 link-local address. It is
+taken from the machine's end: pods have no use for it, it is one more way to what listens on this
+machine, and it comes a second or two after a start, when a browser on this machine (Chromium) drops
+every connection because "the network has changed", amid the page of the server that just started.
+
 Without root the network's namespace is podman's, and exists only while a container runs: `podman
 unshare --rootless-netns python -I podman_guard.py` gets there. So this file needs nothing but the
 standard library.
@@ -12,6 +17,7 @@ standard library.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess  # noqa: S404 - argv lists only, never a shell
@@ -46,6 +52,19 @@ def remove(network: str, interface: str) -> None:
     _holds(["ip", "rule", "delete", *_route(network, interface)])
     for rule in _rules(network, interface):
         _holds([*_TABLE, "--delete", *rule])
+
+
+def close_ipv6(interface: str) -> None:
+    """No IPv6 on a bridge that is up and what is connected to it. Raises GuardError."""
+    try:
+        for name in (interface, *os.listdir(f"/sys/class/net/{interface}/brif")):
+            # Missing: the pod has ended meanwhile, or the kernel has no IPv6.
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise GuardError(f"disable_ipv6: {error}") from error
 
 
 def _rules(network: str, interface: str) -> list[list[str]]:

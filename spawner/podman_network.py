@@ -63,10 +63,10 @@ class Networks:
             await self._guard(podman_guard.add, name, interface)
         return interface
 
-    async def _guard(self, what: Callable[[str, str], None], name: str, interface: str) -> None:
+    async def _guard(self, what: Callable[..., None], *of: str) -> None:
         """Raises EngineUnavailable."""
         try:
-            await uninterrupted(asyncio.to_thread(what, name, interface))
+            await uninterrupted(asyncio.to_thread(what, *of))
         except podman_guard.GuardError as error:
             raise EngineUnavailable(
                 Text("Pods cannot be kept apart on this machine: {said}", said=error), str(error)
@@ -95,11 +95,14 @@ class Networks:
         return interface
 
     async def protect_started(self, name: str) -> None:
-        """Without root the network's namespace exists only while a pod runs: close it from inside.
+        """What can be closed only while a pod runs. Raises PodmanError.
 
-        A pod could reach the link-local range in the moment before this. Raises PodmanError.
+        Without root the network's namespace is there only then: it is closed from inside. A pod
+        could reach the link-local range in the moment before this.
         """
-        if self._caller.rootless:
+        if not self._caller.rootless:
+            await self._guard(podman_guard.close_ipv6, self._interfaces[name])
+        else:
             await self._caller.call(
                 "unshare", "--rootless-netns", sys.executable, "-I", str(podman_guard.SCRIPT),
                 "add", name, self._interfaces[name],

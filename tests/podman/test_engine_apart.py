@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import stat
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +43,30 @@ def _listen(address: str) -> socket.socket:
     server = socket.create_server((address, 0))
     server.settimeout(0)
     return server
+
+
+@needs_root
+async def test_a_pods_network_has_no_ipv6_at_the_machines_end(engine, make_pod, site_podman):
+    await engine.run(make_pod("ana-1", "sleep 60", user="ana"))
+    [network] = json.loads(
+        site_podman.run(
+            "inspect", "--format", "{{json .NetworkSettings.Networks}}",
+            f"{site_id(site_podman.state)}-ana-1",
+        )
+    )  # fmt: skip
+    [found] = json.loads(site_podman.run("network", "inspect", network))
+    bridge = found["network_interface"]
+    interfaces = [bridge, *os.listdir(f"/sys/class/net/{bridge}/brif")]
+    assert len(interfaces) == 2
+    # It would have an address after looking for another with the same one: a second or two.
+    await asyncio.sleep(2.5)
+    assert not {line.split()[-1] for line in await _addresses()} & set(interfaces)
+
+
+async def _addresses() -> list[str]:
+    """The machine's IPv6 addresses, a line each; the last word is the interface."""
+    text = await asyncio.to_thread(Path("/proc/net/if_inet6").read_text)
+    return text.splitlines()
 
 
 @needs_root
