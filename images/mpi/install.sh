@@ -11,7 +11,7 @@ uv pip install --python /opt/venv --no-cache --require-hashes --no-deps --link-m
     --requirement /tmp/inputs/requirements.txt
 
 cp -r /tmp/inputs/etc/. /opt/venv/etc/
-sh /tmp/inputs/checkout/images/shared/install.sh mpi /tmp/inputs/examples
+sh /tmp/inputs/checkout/images/shared/examples/install.sh mpi /tmp/inputs/examples
 
 site=$(echo /opt/venv/lib/python3*/site-packages)
 find "$site" -type d -name tests \( -path '*/numpy/*' -o -path '*/matplotlib/*' \) -prune \

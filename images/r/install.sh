@@ -12,7 +12,7 @@ apt-get install -y -q --no-install-recommends $(sed 's/#.*//' /tmp/inputs/packag
 R --no-echo --no-restore -e \
     'IRkernel::installspec(user = FALSE, prefix = "/opt/venv", displayname = "R")'
 install -m 644 /tmp/inputs/Rprofile.site /etc/R/Rprofile.site
-sh /tmp/inputs/checkout/images/shared/install.sh r /tmp/inputs/examples
+sh /tmp/inputs/checkout/images/shared/examples/install.sh r /tmp/inputs/examples
 
 # apt keeps what it downloaded: a bootstrapped Debian has none of the settings of Docker's images.
 rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives /var/log/*.log /var/log/apt \

@@ -10,7 +10,7 @@ uv pip install --python /opt/venv --no-cache --require-hashes --no-deps --link-m
 # Where Snakemake looks for profiles of the machine: `snakemake --profile jobs`.
 install -d /etc/xdg/snakemake
 cp -r /tmp/inputs/etc/. /etc/xdg/snakemake/
-sh /tmp/inputs/checkout/images/shared/install.sh workflows /tmp/inputs/examples
+sh /tmp/inputs/checkout/images/shared/examples/install.sh workflows /tmp/inputs/examples
 
 site=$(echo /opt/venv/lib/python3*/site-packages)
 cp -r /tmp/inputs/snakemake_executor_plugin_studovna "$site/"

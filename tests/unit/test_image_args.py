@@ -131,7 +131,7 @@ def test_r_in_rstudio_gets_what_is_listed_and_can_be_written() -> None:
 
 
 def test_examples_are_copied_once(tmp_path: Path) -> None:
-    module = runpy.run_path(str(ROOT / "images/shared/studovna_examples.py"))
+    module = runpy.run_path(str(ROOT / "images/shared/examples/studovna_examples.py"))
     source, home = tmp_path / "opt", tmp_path / "home"
     for name in ("mpi", "r"):
         (source / name).mkdir(parents=True)
