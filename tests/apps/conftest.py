@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,13 +14,11 @@ from playwright.sync_api import Browser, BrowserContext
 from studovna import images
 from studovna.paths import ROOT
 from studovna.podman import Podman, PodmanError
+from tests.apps.image import HERE, PLAIN, build, build_plain
 from tests.browser.conftest import Visitor, browser, picture, visit  # noqa: F401 - fixtures
 from tests.site import RunningSite, running_site, wait_for, why_not
 from tests.support import preparation_state
 
-HERE = Path(__file__).parent
-PLAIN = "localhost/studovna-test/application:1"
-"""Debian with Python, and an application of the standard library; no Jupyter."""
 BARE = "localhost/studovna-test/bare:1"
 """One static program, and nothing else."""
 NOTHING = "localhost/studovna-test/nothing:1"
@@ -50,13 +47,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     except PodmanError as error:
         pytest.skip(str(error))
     images.build(podman, ROOT / "images", ["sidecar", *CATALOGUE], _Silent())
-    plain = folder / "plain"
-    plain.mkdir()
-    shutil.copy(HERE / "application.py", plain)
-    build(podman, plain, PLAIN, [
-        "FROM localhost/studovna/base:latest", "COPY application.py /opt/application.py",
-        'ENTRYPOINT ["python3", "-u", "/opt/application.py"]', 'CMD ["8080"]',
-    ])  # fmt: skip
+    build_plain(podman, folder)
     profiles = folder / "profiles"
     shutil.copytree(ROOT / "profiles", profiles)
     with (profiles / "own-app.yaml").open("a") as file:
@@ -102,12 +93,6 @@ def visit_for(site: RunningSite, browser: Browser) -> Iterator[Callable[[str], V
     yield make
     for context in contexts:
         context.close()
-
-
-def build(podman: Podman, folder: Path, tag: str, lines: list[str]) -> None:
-    """A small image of some files."""
-    (folder / "Containerfile").write_text("\n".join(lines) + "\n")
-    podman.run("build", "--quiet", "--tag", tag, str(folder), timeout=300)
 
 
 def own(image: str = PLAIN, **options: str) -> dict[str, str]:

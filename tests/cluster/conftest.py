@@ -19,9 +19,10 @@ from tests import kubetools
 from tests.cluster import kube
 from tests.cluster.installed import NO_IMAGE, Installed, installed
 from tests.cluster.kubernetes import settings
+from tests.desktop.saves import SAVES
 from tests.support import preparation_state
 
-CLUSTER_IMAGES = ("lab", "builder", "hub", "binder", "dockerfiles")
+CLUSTER_IMAGES = ("lab", "builder", "hub", "binder", "dockerfiles", "sidecar", "octave")
 
 SLOW = {
     "title": {"en": "Slow", "cs": "Pomalý"},
@@ -33,6 +34,16 @@ SLOW = {
     "home": "none",
 }
 """A server that needs little, and whose start can be interrupted on any machine."""
+
+UNSAVED = {
+    "title": "Unsaved",
+    "category": "desktops",
+    "image": "octave",
+    "default_url": "/desktop/",
+    "application": {"title": "Unsaved", "command": ["/usr/bin/python3", "-c", SAVES]},
+    "cpu": {"request": 0.1, "limit": 1},
+    "memory": {"request": "256M", "limit": "1G"},
+}
 
 _ROUTED = "192.0.2.1"  # for documentation: nothing is ever sent there
 
@@ -111,7 +122,7 @@ def values(registry: str, pushed: images_push.Pushed, here: str) -> dict[str, An
         "service": {"type": "NodePort"},
         # With one that nobody can pull.
         "prePuller": {"images": [NO_IMAGE]},
-        "profiles": {"slow": SLOW},
+        "profiles": {"slow": SLOW, "unsaved": UNSAVED},
         "binder": {"env": _indexes()},
     }
     for part in ("hub", "proxy", "binder", "registry"):

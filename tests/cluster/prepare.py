@@ -16,7 +16,9 @@ from tests.cluster.kubernetes.node import Node, why_not
 from tests.cluster.kubernetes.settings import REGISTRY
 from tests.support import preparation_state
 
-IMAGE_NAMES = ("base", "lab", "builder", "hub", "binder", "dockerfiles")
+IMAGE_NAMES = (
+    "base", "lab", "builder", "hub", "binder", "dockerfiles", "sidecar", "octave",
+)  # fmt: skip
 
 
 def prepare(console: Console) -> dict[str, str]:

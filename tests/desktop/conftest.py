@@ -16,6 +16,7 @@ from studovna.images_cli import PlainReporter
 from studovna.paths import ROOT
 from studovna.podman import PodmanError
 from tests.browser.conftest import Visitor, browser, picture, visit
+from tests.desktop.saves import SAVES
 from tests.site import RunningSite, running_site, wait_for, why_not
 
 __all__ = ["browser", "picture", "visit"]
@@ -28,17 +29,10 @@ done
 CONNECTED = "document.getElementById('status')?.textContent === 'Connected'"
 START_SECONDS = 60.0
 
-# Stand-ins for applications. This one saves what it has when it is asked to close.
-SAVES = """\
-import pathlib, tkinter
-root = tkinter.Tk()
-root.title("Unsaved")
-def close():
-    pathlib.Path.home().joinpath("saved.txt").write_text("all of it")
-    root.destroy()
-root.protocol("WM_DELETE_WINDOW", close)
-root.mainloop()
-"""
+# Shipped applications by image, with what the title of their window has in it.
+TITLES = {"paraview": "ParaView", "rkward": "RKWard", "spyder": "Spyder"}
+
+# Stand-ins for applications.
 APPLICATIONS = {
     "terminal": ["xterm"],
     "saves": ["/usr/bin/python3", "-c", SAVES],
@@ -80,7 +74,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     folder = tmp_path_factory.mktemp("site")
     profiles = folder / "profiles"
     profiles.mkdir()
-    for name in ("cpu", "octave", "desktop"):
+    for name in ("cpu", "octave", "desktop", *TITLES):
         shutil.copy(ROOT / f"profiles/{name}.yaml", profiles)
     for name, command in APPLICATIONS.items():
         (profiles / f"{name}.yaml").write_text(_profile(name, command))
