@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import subprocess  # noqa: S404 - argv lists only, never a shell
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from spawner.engine import EngineError
 from spawner.podman_engine import PodmanEngine
 from spawner.profile_list import Capabilities, GpuNode
 from studovna.podman import Podman, PodmanError
+from studovna.system import find_program
 
 log = logging.getLogger("jupyterhub.studovna")
 
@@ -23,16 +26,76 @@ CDI_FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 
 https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md
 """
+NVIDIA = "nvidia.com/gpu"
 MAX_AGE = 10.0
 
 
-def gpus(folders: tuple[Path, ...] = CDI_FOLDERS) -> list[str]:
-    """The CDI names of the machine's GPUs (``nvidia.com/gpu=0``), the ``all`` device left out.
+_GPU = re.compile(r"GPU\s+(\d+):")
+_SLICE = re.compile(r"\s+MIG\s+(\S+)\s+Device\s+(\d+):\s+\(UUID:\s*([0-9A-Za-z/-]+)\)")
+"""A line of a slice in what ``nvidia-smi -L`` prints, below the line of its GPU.
 
-    NVIDIA names MIG slices ``0:1`` in the same kind as whole GPUs; those count as slices only
-    where the specification says which profile they have, so here they are left out.
+https://docs.nvidia.com/datacenter/tesla/mig-user-guide/
+"""
+SMI_SECONDS = 30.0
+
+
+def gpus(folders: tuple[Path, ...] = CDI_FOLDERS) -> dict[str, str]:
+    """The machine's GPUs: CDI name → resource, as on Kubernetes; the ``all`` device left out.
+
+    A whole GPU is ``nvidia.com/gpu=0``, and so is its resource's name. NVIDIA describes MIG slices
+    as devices of the same kind, ``0:1`` or by UUID, without their profile, which is asked of
+    nvidia-smi: ``nvidia.com/mig-1g.10gb``. What it does not know is left out.
     """
-    devices: set[str] = set()
+    devices = _described(folders)
+    slices = {}
+    if any(not name.isdigit() for _, name in devices if name != "all"):
+        slices = mig_slices(_smi())
+    sliced = {name.partition(":")[0] for name in slices if ":" in name}
+    found = {}
+    for kind, name in sorted(devices):
+        if name.isdigit() and not (kind == NVIDIA and name in sliced):
+            found[f"{kind}={name}"] = kind
+        elif kind == NVIDIA and name in slices:
+            # As NVIDIA's device plugin for Kubernetes names it.
+            found[f"{kind}={name}"] = "nvidia.com/mig-" + slices[name].replace("+", ".")
+    return found
+
+
+def mig_slices(listing: str) -> dict[str, str]:
+    """Profiles of MIG slices by both names that CDI may give them, from ``nvidia-smi -L``.
+
+    >>> mig_slices("GPU 0: A100 (UUID: GPU-1)\\n  MIG 1g.10gb  Device  3: (UUID: MIG-2)")
+    {'0:3': '1g.10gb', 'MIG-2': '1g.10gb'}
+    """
+    found: dict[str, str] = {}
+    gpu = ""
+    for line in listing.splitlines():
+        if whole := _GPU.match(line):
+            gpu = whole[1]
+        elif part := _SLICE.match(line):
+            profile, number, uuid = part.groups()
+            found |= {f"{gpu}:{number}": profile, uuid: profile}
+    return found
+
+
+def _smi() -> str:
+    program = find_program("nvidia-smi")
+    if program is None:
+        log.error("MIG slices are not given out: there is no nvidia-smi to tell their profiles")
+        return ""
+    try:
+        return subprocess.run(  # noqa: S603
+            [program, "-L"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
+            timeout=SMI_SECONDS,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        log.error("MIG slices are not given out: nvidia-smi does not tell: %s", error)
+        return ""
+
+
+def _described(folders: tuple[Path, ...]) -> set[tuple[str, str]]:
+    """Kinds and names of the devices that the Container Device Interface describes."""
+    devices: set[tuple[str, str]] = set()
     for file in sorted(spec for folder in folders for spec in folder.glob("*.*")):
         if file.suffix not in (".yaml", ".yml", ".json"):
             continue
@@ -42,8 +105,8 @@ def gpus(folders: tuple[Path, ...] = CDI_FOLDERS) -> list[str]:
             kind = str(spec["kind"])
         except (OSError, yaml.YAMLError, KeyError, TypeError):
             continue
-        devices |= {f"{kind}={name}" for name in names if name.isdigit()}
-    return sorted(devices)
+        devices |= {(kind, name) for name in names}
+    return devices
 
 
 class Machine:
@@ -80,7 +143,7 @@ class Machine:
         images = {
             str(name): int(image["Size"]) for image in listed for name in image.get("Names") or ()
         }
-        there = Counter(name.partition("=")[0] for name in self._engine.gpus)
-        free = Counter(name.partition("=")[0] for name in await self._engine.free_gpus())
+        there = Counter(self._engine.gpus.values())
+        free = Counter(self._engine.gpus[name] for name in await self._engine.free_gpus())
         node = GpuNode({}, there, free)
         return Capabilities([node], images, self._registry, self._commands)

@@ -35,6 +35,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from kubernetes_asyncio.client import V1PersistentVolumeClaim, V1Pod
 
@@ -78,8 +79,8 @@ class PodmanEngine(Engine):
     """Runs the pods of one site with the podman of this machine.
 
     `site` is the site's id and `podman.state` its state folder. `ca_bundle` is a file of
-    certificates mounted into every container, `gpus` are the CDI names of this machine's GPUs,
-    `folders` are those of this machine that pods may mount, read-only.
+    certificates mounted into every container, `gpus` are this machine's GPUs (CDI name → resource,
+    as on Kubernetes), `folders` are those of this machine that pods may mount, read-only.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class PodmanEngine(Engine):
         site: str,
         *,
         ca_bundle: Path | None = None,
-        gpus: Sequence[str] = (),
+        gpus: Mapping[str, str] = MappingProxyType({}),
         folders: Sequence[Path] = (),
     ) -> None:
         state = podman.state.resolve()
@@ -100,7 +101,7 @@ class PodmanEngine(Engine):
             raise ValueError(f"{site!r} is no site id")
         self._podman = podman
         self._site = site
-        self._settings = Settings(site, state, tuple(gpus), ca_bundle, tuple(folders))
+        self._settings = Settings(site, state, dict(gpus), ca_bundle, tuple(folders))
         self._caller = Caller(podman)
         self._networks = Networks(self._caller, site)
         self._pods_folder = state / "engine" / "pods"
@@ -113,8 +114,8 @@ class PodmanEngine(Engine):
         self._pods_folder.chmod(0o700)
 
     @property
-    def gpus(self) -> Sequence[str]:
-        """The CDI names of this machine's GPUs."""
+    def gpus(self) -> Mapping[str, str]:
+        """This machine's GPUs: CDI name → resource."""
         return self._settings.gpus
 
     # --- starting -------------------------------------------------------------------------------
@@ -130,7 +131,8 @@ class PodmanEngine(Engine):
         requests = [claim_request(claim) for claim in claims]
         settings = self._settings
         if settings.gpus:
-            settings = dataclasses.replace(settings, gpus=await self.free_gpus())
+            free = {name: settings.gpus[name] for name in await self.free_gpus()}
+            settings = dataclasses.replace(settings, gpus=free)
         plan = translate(pod, settings, data)
         if plan.name in self._starting:
             raise PodExists(Text("There is a pod {pod} already.", pod=plan.name))

@@ -391,8 +391,8 @@ def _resources(fields: Fields, made: PodBuild) -> tuple[int | None, list[str]]:
 
 
 def _devices(kind: str, count: int, made: PodBuild) -> list[str]:
-    """Free devices of a kind of the Container Device Interface, as Kubernetes names it, too."""
-    free = [one for one in made.settings.gpus if one.startswith(f"{kind}=")]
+    """Free devices of a resource, which is named as on Kubernetes."""
+    free = [one for one, resource in made.settings.gpus.items() if resource == kind]
     free = [one for one in free if one not in made.gpus]
     if len(free) < count:
         raise NoFreeDevice(

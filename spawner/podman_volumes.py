@@ -28,13 +28,13 @@ CLAIM_NOTHING_ELSE = Text("podman's claims are folders on this machine")
 class Settings:
     """What the translation has to know of the site.
 
-    `gpus` are the CDI names of the free devices; `ca_bundle` is mounted into every container;
+    `gpus` are the free devices, CDI name → resource; `ca_bundle` is mounted into every container;
     `folders` are those of this machine that pods may mount, read-only.
     """
 
     site: str
     state: Path
-    gpus: Sequence[str] = ()
+    gpus: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ca_bundle: Path | None = None
     folders: Sequence[Path] = ()
 

@@ -24,28 +24,28 @@ from spawner.machine import gpus
 from spawner.podman_engine import PodmanEngine
 
 KIND = "studovna.test/gpu"
+NAMES = ("0", "1", "1:0")
+"""The last is named as NVIDIA names a slice."""
 ONE = V1ResourceRequirements(limits={KIND: "1"}, requests={KIND: "1"})
 
 
 @pytest.fixture
-def double_gpus() -> Iterator[list[str]]:
+def double_gpus() -> Iterator[dict[str, str]]:
     if os.geteuid() != 0:
         pytest.skip("devices are described below /var/run, which is root's")
     folder = Path("/var/run/cdi")
     folder.mkdir(exist_ok=True)
     file = folder / "studovna-test.json"
-    devices = [
-        {"name": name, "containerEdits": {"env": [f"DOUBLE_GPU={name}"]}} for name in ("0", "1")
-    ]
+    devices = [{"name": name, "containerEdits": {"env": [f"DOUBLE_GPU={name}"]}} for name in NAMES]
     file.write_text(json.dumps({"cdiVersion": "0.5.0", "kind": KIND, "devices": devices}))
-    yield [name for name in gpus() if name.startswith(KIND)]
+    yield {name: resource for name, resource in gpus().items() if resource == KIND}
     file.unlink()
 
 
 async def test_each_pod_gets_a_gpu_of_its_own_and_gives_it_back(
-    engine: PodmanEngine, make_engine, make_pod, double_gpus: list[str]
+    engine: PodmanEngine, make_engine, make_pod, double_gpus: dict[str, str]
 ) -> None:
-    assert double_gpus == [f"{KIND}=0", f"{KIND}=1"]
+    assert double_gpus == {f"{KIND}=0": KIND, f"{KIND}=1": KIND}
     engine = make_engine(gpus=double_gpus)
     seen = set()
     for name in ("first", "second"):
@@ -60,6 +60,18 @@ async def test_each_pod_gets_a_gpu_of_its_own_and_gives_it_back(
     await engine.end("first", 0)
     await engine.run(make_pod("third", resources=ONE))
     assert await engine.free_gpus() == ()
+
+
+async def test_a_slice_of_a_gpu_is_given_by_its_profile(
+    make_engine, make_pod, double_gpus: dict[str, str]
+) -> None:
+    mig = "nvidia.com/mig-1g.10gb"
+    engine = make_engine(gpus={**double_gpus, f"{KIND}=1:0": mig})
+    resources = V1ResourceRequirements(limits={mig: "1"}, requests={mig: "1"})
+    await engine.run(make_pod("first", "printenv DOUBLE_GPU; sleep 1000", resources=resources))
+    assert await anext(engine.logs("first", "main", follow=True)) == "1:0"
+    assert await engine.free_gpus() == tuple(double_gpus)
+    await engine.end("first", 0)
 
 
 async def test_a_folder_of_the_site_is_read_and_never_written(

@@ -189,6 +189,28 @@ def test_a_new_build_replaces_the_old_tag(podman: Podman, folder: tuple[Path, st
     assert all(f"localhost/studovna/{name}:latest" in each for each in tags)
 
 
+COMPUTE = {
+    "gpu": "import torch, torchvision; a = torch.ones(9, 9); "
+    "print(torch.version.cuda, float((a @ a).sum()))",
+    "gpu-tensorflow": "import tensorflow as tf; a = tf.ones((9, 9)); "
+    "print(tf.test.is_built_with_cuda(), float(tf.reduce_sum(a @ a)))",
+}
+"""What the images for GPUs do without one; their libraries for CUDA are loaded all the same."""
+
+
+@pytest.mark.parametrize("name", COMPUTE)
+def test_the_images_for_gpus_compute_on_a_processor(podman: Podman, name: str) -> None:
+    image = f"localhost/studovna/{name}:latest"
+    try:
+        podman.run("image", "exists", image)
+    except PodmanError:
+        pytest.skip(f"the image {name} is not built: make images IMAGES={name}")
+    said = podman.run(
+        "run", "--rm", *RESTRICTED, image, "/opt/venv/bin/python", "-c", COMPUTE[name], timeout=120
+    )
+    assert "729" in said and said.split()[0] not in ("None", "False")
+
+
 def test_an_unknown_name_gets_the_nearest(podman: Podman) -> None:
     with pytest.raises(BuildError, match="lab"):
         build(podman, IMAGES, ["lap"], Heard())

@@ -29,7 +29,57 @@ def test_whole_gpus_are_read_from_every_description_that_can_be_read(tmp_path: P
     (tmp_path / "other.yaml").write_text("devices: 3")
     (tmp_path / "notes.txt").write_text("kind: x/y\ndevices: [{name: '0'}]\n")
     found = gpus((tmp_path, tmp_path / "absent"))
-    assert found == ["amd.com/gpu=0", "nvidia.com/gpu=0", "nvidia.com/gpu=1"]
+    assert found == {
+        "amd.com/gpu=0": "amd.com/gpu",
+        "nvidia.com/gpu=0": "nvidia.com/gpu",
+        "nvidia.com/gpu=1": "nvidia.com/gpu",
+    }
+
+
+LISTING = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-4cf8db2d-06c0-7d70-1a51-e59b25b2c16c)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-69ba5cd3-1a51-7d70-06c0-e59b25b2c16c)
+  MIG 3g.20gb     Device  0: (UUID: MIG-c7384736-a75d-5afc-978f-d2f1294409fd)
+  MIG 1g.5gb+me   Device  1: (UUID: MIG-a28ad590-3fda-56dd-84fc-0a0b96edc58d)
+"""
+
+
+def _stand_in_smi(folder: Path, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not nvidia-smi: it prints what the real one does for MIG."""
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n[ $1 = -L ] && cat <<'END'\n{says}END\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def _describe(folder: Path, *names: str) -> None:
+    devices = [{"name": name} for name in names]
+    spec = {"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": devices}
+    (folder / "nvidia.json").write_text(json.dumps(spec))
+
+
+def test_slices_are_resources_by_their_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stand_in_smi(tmp_path, LISTING, monkeypatch)
+    _describe(tmp_path, "0", "1", "1:0", "1:1", "1:7", "all")
+    assert gpus((tmp_path,)) == {
+        "nvidia.com/gpu=0": "nvidia.com/gpu",
+        "nvidia.com/gpu=1:0": "nvidia.com/mig-3g.20gb",
+        "nvidia.com/gpu=1:1": "nvidia.com/mig-1g.5gb.me",
+    }
+    by_uuid = "MIG-c7384736-a75d-5afc-978f-d2f1294409fd"
+    _describe(tmp_path, "0", by_uuid)
+    assert gpus((tmp_path,))[f"nvidia.com/gpu={by_uuid}"] == "nvidia.com/mig-3g.20gb"
+
+
+def test_slices_of_which_nothing_is_known_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _describe(tmp_path, "0", "1:0")
+    monkeypatch.setattr(machine, "find_program", lambda name: None)
+    assert gpus((tmp_path,)) == {"nvidia.com/gpu=0": "nvidia.com/gpu"}
+    assert "there is no nvidia-smi" in caplog.text
 
 
 async def test_what_was_known_stays_while_podman_is_broken(

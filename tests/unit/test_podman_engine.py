@@ -22,6 +22,8 @@ from spawner.podman_engine import PodmanEngine
 from spawner.podman_network import Networks
 from studovna.podman import Podman
 
+GPUS = {"nvidia.com/gpu=0": "nvidia.com/gpu", "nvidia.com/gpu=1": "nvidia.com/gpu"}
+
 
 def gpu_pod(name: str) -> V1Pod:
     resources = V1ResourceRequirements(limits={"nvidia.com/gpu": "1"})
@@ -32,7 +34,7 @@ def gpu_pod(name: str) -> V1Pod:
 async def test_a_gpu_of_a_start_that_podman_did_not_list_yet_is_not_given_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = PodmanEngine(Podman(tmp_path), "gpus", gpus=["nvidia.com/gpu=0", "nvidia.com/gpu=1"])
+    engine = PodmanEngine(Podman(tmp_path), "gpus", gpus=GPUS)
     listed, run = asyncio.Event(), asyncio.Event()
     asked: list[str] = []
 

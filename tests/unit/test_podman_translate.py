@@ -451,13 +451,13 @@ def test_environment_is_in_no_argument():
 def test_gpus_are_given_out_while_there_are_some():
     pod = make({"resources": {"limits": {"nvidia.com/gpu": "2"}}})
     names = [f"nvidia.com/gpu={number}" for number in range(3)]
-    plan = translate(pod, Settings("st000000", STATE, gpus=names))
+    plan = translate(pod, Settings("st000000", STATE, gpus=dict.fromkeys(names, "nvidia.com/gpu")))
     argv = plan.containers[0].argv
     assert plan.gpus == tuple(names[:2])
     assert [argv[at + 1] for at, part in enumerate(argv) if part == "--device"] == names[:2]
     assert 'studovna.gpus=["nvidia.com/gpu=0", "nvidia.com/gpu=1"]' in argv
     with pytest.raises(NoFreeDevice, match="2 wanted, 1 free"):
-        translate(pod, Settings("st000000", STATE, gpus=names[:1]))
+        translate(pod, Settings("st000000", STATE, gpus={names[0]: "nvidia.com/gpu"}))
 
 
 def test_the_machines_certificates_yield_to_the_manifest():
@@ -610,12 +610,19 @@ def test_log_lines_are_put_together():
     assert reader.feed(b"st\n") == [] and reader.finish() == ["last"]
 
 
-def test_devices_of_any_kind_are_given_out_by_their_kind():
-    pod = make({"resources": {"limits": {"amd.com/gpu": "1"}, "requests": {"amd.com/gpu": "1"}}})
-    names = ["amd.com/gpu=0", "nvidia.com/gpu=0"]
-    assert translate(pod, Settings("st000000", STATE, gpus=names)).gpus == ("amd.com/gpu=0",)
+@pytest.mark.parametrize("resource", ["amd.com/gpu", "nvidia.com/mig-1g.10gb"])
+def test_devices_are_given_out_by_their_resource(resource: str):
+    pod = make({"resources": {"limits": {resource: "1"}, "requests": {resource: "1"}}})
+    gpus = {
+        "amd.com/gpu=0": "amd.com/gpu",
+        "nvidia.com/gpu=0": "nvidia.com/gpu",
+        "nvidia.com/gpu=1:0": "nvidia.com/mig-1g.10gb",
+    }
+    [name] = [name for name, kind in gpus.items() if kind == resource]
+    assert translate(pod, Settings("st000000", STATE, gpus=gpus)).gpus == (name,)
+    del gpus[name]
     with pytest.raises(NoFreeDevice):
-        translate(pod, Settings("st000000", STATE, gpus=names[1:]))
+        translate(pod, Settings("st000000", STATE, gpus=gpus))
 
 
 def test_only_the_sites_folders_are_mounted_and_read_only():
