@@ -3,7 +3,7 @@
 from binder import hub_config as binder_config
 from spawner import cluster_config, hub_config, leftovers
 from spawner.deployment import deployment
-from spawner.machine import Machine, gpus
+from spawner.machine import Machine, gpus, labels
 from studovna.hub_log import log_file
 from studovna.images import build_commands
 from studovna.paths import ROOT, site_file, site_id, state_dir
@@ -44,6 +44,7 @@ else:
         PodmanSpawner.engine,
         binder_config.image_prefix(shared),
         build_commands(ROOT / "images"),
+        labels(),
     )
     leftovers.watch(PodmanSpawner.engine, log_file(shared.state_dir))
     c.JupyterHub.spawner_class = PodmanSpawner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -15,7 +16,7 @@ import yaml
 from spawner.asking import Asking
 from spawner.engine import EngineError
 from spawner.podman_engine import PodmanEngine
-from spawner.profile_list import Capabilities, GpuNode
+from spawner.profile_list import GPU_PRODUCT, Capabilities, GpuNode
 from studovna.podman import Podman, PodmanError
 from studovna.system import find_program
 
@@ -30,7 +31,7 @@ NVIDIA = "nvidia.com/gpu"
 MAX_AGE = 10.0
 
 
-_GPU = re.compile(r"GPU\s+(\d+):")
+_GPU = re.compile(r"GPU\s+(\d+):\s+(.+?)\s+\(UUID:")
 _SLICE = re.compile(r"\s+MIG\s+(\S+)\s+Device\s+(\d+):\s+\(UUID:\s*([0-9A-Za-z/-]+)\)")
 """A line of a slice in what ``nvidia-smi -L`` prints, below the line of its GPU.
 
@@ -47,14 +48,14 @@ def gpus(folders: tuple[Path, ...] = CDI_FOLDERS) -> dict[str, str]:
     nvidia-smi: ``nvidia.com/mig-1g.10gb``. What it does not know is left out.
     """
     devices = _described(folders)
-    slices = {}
-    if any(not name.isdigit() for _, name in devices if name != "all"):
-        slices = mig_slices(_smi())
+    slices = mig_slices(_smi()) if devices else {}
     sliced = {name.partition(":")[0] for name in slices if ":" in name}
     found = {}
     for kind, name in sorted(devices):
         if name.isdigit() and not (kind == NVIDIA and name in sliced):
             found[f"{kind}={name}"] = kind
+        elif kind == NVIDIA and ":" in name and name not in slices:
+            log.error("The GPU %s is not given out: nvidia-smi -L does not tell its profile", name)
         elif kind == NVIDIA and name in slices:
             # As NVIDIA's device plugin for Kubernetes names it.
             found[f"{kind}={name}"] = "nvidia.com/mig-" + slices[name].replace("+", ".")
@@ -78,10 +79,25 @@ def mig_slices(listing: str) -> dict[str, str]:
     return found
 
 
+def labels() -> dict[str, str]:
+    """The machine's labels, as a node's of a cluster: the model of its GPUs, if they have one."""
+    return product_label(_smi())
+
+
+def product_label(listing: str) -> dict[str, str]:
+    """The model that all GPUs in the output of ``nvidia-smi -L`` have; empty where they differ.
+
+    >>> product_label("GPU 0: NVIDIA A40 (UUID: GPU-1)\\nGPU 1: NVIDIA A40 (UUID: GPU-2)")
+    {'nvidia.com/gpu.product': 'NVIDIA-A40'}
+    """
+    found = {gpu[2] for line in listing.splitlines() if (gpu := _GPU.match(line))}
+    return {GPU_PRODUCT: "-".join(found.pop().split())} if len(found) == 1 else {}
+
+
+@functools.cache
 def _smi() -> str:
     program = find_program("nvidia-smi")
     if program is None:
-        log.error("MIG slices are not given out: there is no nvidia-smi to tell their profiles")
         return ""
     try:
         return subprocess.run(  # noqa: S603
@@ -89,7 +105,7 @@ def _smi() -> str:
             timeout=SMI_SECONDS,
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
-        log.error("MIG slices are not given out: nvidia-smi does not tell: %s", error)
+        log.error("nvidia-smi does not tell what GPUs there are: %s", error)
         return ""
 
 
@@ -118,11 +134,13 @@ class Machine:
         engine: PodmanEngine,
         registry: str = "",
         commands: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self._podman = podman
         self._engine = engine
         self._registry = registry
         self._commands = commands or {}
+        self._labels = labels or {}
         self._known = Capabilities(images=None, registry=registry, commands=self._commands)
         self._asking = Asking(self._ask, MAX_AGE)
 
@@ -145,5 +163,5 @@ class Machine:
         }
         there = Counter(self._engine.gpus.values())
         free = Counter(self._engine.gpus[name] for name in await self._engine.free_gpus())
-        node = GpuNode({}, there, free)
+        node = GpuNode(self._labels, there, free)
         return Capabilities([node], images, self._registry, self._commands)

@@ -35,6 +35,12 @@ from .web import SIDECAR
 
 DEFAULT_SHM = 64 * MIB  # what container runtimes give
 
+GPU_PRODUCT = "nvidia.com/gpu.product"
+"""The label with the model of a node's GPUs, as NVIDIA's feature discovery sets it.
+
+https://github.com/NVIDIA/k8s-device-plugin/tree/main/docs/gpu-feature-discovery
+"""
+
 
 @dataclass(frozen=True)
 class GpuNode:
@@ -400,8 +406,10 @@ def _gpu_unavailable(
 
 
 def _gpu_nodes(effects: Effects | UnlistedEffects, site: Site, able: Capabilities) -> list[GpuNode]:
-    """Where such a server could run; one machine has no labels to choose by."""
-    wanted = {} if site.engine == "podman" else effects.node_selector or {}
+    """Where such a server could run; one machine has no labels but for the model of its GPUs."""
+    wanted = effects.node_selector or {}
+    if site.engine == "podman":
+        wanted = {name: value for name, value in wanted.items() if name == GPU_PRODUCT}
     return [node for node in able.nodes or () if node.has(wanted)]
 
 

@@ -10,9 +10,15 @@ from unittest.mock import AsyncMock
 import pytest
 
 from spawner import machine
-from spawner.machine import Machine, gpus
+from spawner.machine import Machine, gpus, labels, product_label
 from spawner.podman_engine import PodmanEngine
 from studovna.podman import Podman
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> None:
+    """What nvidia-smi said in another test is forgotten."""
+    machine._smi.cache_clear()
 
 
 def test_whole_gpus_are_read_from_every_description_that_can_be_read(tmp_path: Path) -> None:
@@ -79,7 +85,16 @@ def test_slices_of_which_nothing_is_known_are_left_out(
     _describe(tmp_path, "0", "1:0")
     monkeypatch.setattr(machine, "find_program", lambda name: None)
     assert gpus((tmp_path,)) == {"nvidia.com/gpu=0": "nvidia.com/gpu"}
-    assert "there is no nvidia-smi" in caplog.text
+    assert "The GPU 1:0 is not given out" in caplog.text
+
+
+def test_the_model_is_a_label_where_all_gpus_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stand_in_smi(tmp_path, LISTING, monkeypatch)
+    assert labels() == {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
+    assert product_label(LISTING + "GPU 2: NVIDIA A40 (UUID: GPU-1)\n") == {}
+    assert product_label("No devices found.\n") == {}
 
 
 async def test_what_was_known_stays_while_podman_is_broken(

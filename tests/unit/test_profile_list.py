@@ -30,7 +30,13 @@ from spawner.options import (
     resources,
     typed_overrides,
 )
-from spawner.profile_list import DEFAULT_SHM, Capabilities, GpuNode, compile_profiles
+from spawner.profile_list import (
+    DEFAULT_SHM,
+    GPU_PRODUCT,
+    Capabilities,
+    GpuNode,
+    compile_profiles,
+)
 from spawner.quota import Resources
 from spawner.refusals import StartRefused
 from spawner.spawner import ProfileSpawner
@@ -45,9 +51,11 @@ SITE = load_site(ROOT / "site.yaml")
 PROFILES = load_profiles(SITE.profiles_folder, SITE)
 REGISTRY = "127.0.0.1:5000/binder/"
 GPUS = {"nvidia.com/gpu": 4, "nvidia.com/mig-1g.10gb": 7, "nvidia.com/mig-2g.20gb": 1}
+MODELS = ("NVIDIA-A40", "NVIDIA-A100-SXM4-80GB", "NVIDIA-H100-80GB-HBM3")
 RICH = Capabilities([GpuNode({}, GPUS, GPUS)], registry=REGISTRY)
+EACH = Capabilities([GpuNode({GPU_PRODUCT: model}, GPUS, GPUS) for model in MODELS], None, REGISTRY)
 BARE = Capabilities(registry=REGISTRY)
-LIST = compile_profiles(PROFILES, SITE, set(), RICH)
+LIST = compile_profiles(PROFILES, SITE, set(), EACH)
 
 
 def profile(text: str) -> Profile:
@@ -367,6 +375,19 @@ def test_gpus_that_are_not_there() -> None:
     listed = list(by_slug.values())
     assert validate_options(listed, {"profile": "gpu"}) == reason
     assert copy.deepcopy(reason).template == reason.template  # KubeSpawner copies the list
+
+
+@pytest.mark.parametrize("engine", ["podman", "kubernetes"])
+def test_a_model_of_gpu_is_counted_where_it_is(engine: str) -> None:
+    site = SITE.model_copy(update={"engine": engine})
+    some = {"nvidia.com/gpu": 2}
+    node = GpuNode({GPU_PRODUCT: "NVIDIA-A40", "other": "label"}, some, {"nvidia.com/gpu": 1})
+    [gpu] = compile_profiles({"gpu": PROFILES["gpu"]}, site, set(), Capabilities([node]))
+    choices = gpu["profile_options"]["gpu"]["choices"]
+    assert choices["a40"]["studovna"]["gpus"] == {"free": 1, "there": 2}
+    assert choices["a40"]["studovna"]["unavailable"] is None
+    assert "there are 0 here" in str(choices["h100"]["studovna"]["unavailable"])
+    assert choices["one"]["studovna"]["unavailable"] is None
 
 
 def test_a_default_that_is_not_there_gives_way() -> None:
