@@ -26,6 +26,8 @@ for window in $(xprop -root _NET_CLIENT_LIST | grep -o '0x[0-9a-f]*'); do
   echo "$window $(xprop -id "$window" -notype _NET_WM_NAME WM_NAME | grep -m 1 -o '".*"')"
 done
 """
+MEGABYTE = "Příliš žluťoučký kůň 漢字 🐎\n" * 30_000
+"""More than one, in UTF-8."""
 CONNECTED = "document.getElementById('status')?.textContent === 'Connected'"
 START_SECONDS = 60.0
 
@@ -103,6 +105,17 @@ class Desktop:
             return self.site.podman.run("exec", "--env", "DISPLAY=:0", self.pod, *argv)
         except PodmanError:
             return ""
+
+    def paste(self, text: str) -> None:
+        """Put a text on the desktop's clipboard, at once as a paste does: fill() would type it."""
+        self.page.evaluate(
+            """(text) => {
+              const field = document.getElementById("clipboard-text");
+              field.value = text;
+              field.dispatchEvent(new Event("change"));
+            }""",
+            text,
+        )
 
     def windows(self) -> dict[str, str]:
         """Titles by window id."""

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import Visitor
-from tests.desktop.conftest import CONNECTED, START_SECONDS, Desktop, stop
+from tests.desktop.conftest import CONNECTED, MEGABYTE, START_SECONDS, Desktop, stop
 from tests.site import RunningSite, wait_for
 
 PLOT = (
@@ -73,18 +73,7 @@ def test_octave_draws_a_plot_from_typed_input(
 def test_a_paste_from_outside_arrives_after_a_megabyte_of_unicode_too(octave: Desktop) -> None:
     page = octave.page
     processes = octave.processes("octave-gui")
-    megabyte = "Příliš žluťoučký kůň 漢字 🐎\n" * 30_000
-    assert len(megabyte.encode()) > 1024**2
-    # Put there at once, as a paste does: Playwright's fill() types.
-    page.evaluate(
-        """(text) => {
-          const field = document.getElementById("clipboard-text");
-          field.value = text;
-          field.dispatchEvent(new Event("change"));
-          field.value = "";
-        }""",
-        megabyte,
-    )
+    octave.paste(MEGABYTE)
     page.click("#clipboard-button")
     field = page.locator("#clipboard-text")
     field.fill("f = fopen('pasted', 'w'); fputs(f, 'žluťoučký 漢字'); fclose(f);")
