@@ -52,7 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     shutil.copytree(ROOT / "profiles", profiles)
     with (profiles / "own-app.yaml").open("a") as file:
         file.write(f"answer_seconds: {ANSWER_SECONDS}\n")
-    settings = f"catalogue: [code-server, mlflow, {', '.join(CATALOGUE)}]\n"
+    settings = f"catalogue: [code-server, mlflow, shiny-r, {', '.join(CATALOGUE)}]\n"
     with running_site(folder, settings, profiles) as running:
         yield running
 

@@ -31,6 +31,12 @@ def server(input, output, session):
         return f"Stirred by {input.name()}"
 app = App(page, server)
 """,
+    "swirl/app.R": """\
+library(shiny)
+ui <- fluidPage(h1("Swirled"), textInput("name", "Who?"), textOutput("said"))
+server <- function(input, output) output$said <- renderText(paste("Swirled by", input$name))
+shinyApp(ui, server)
+""",
     "runs/readme": "a folder of logs\n",
 }
 
@@ -87,6 +93,20 @@ def test_shiny_runs_a_file_of_the_home(
     leo.page.get_by_label("Who?").fill("Leo")
     expect(leo.page.get_by_text("Stirred by Leo")).to_be_visible(timeout=60_000)
     picture(leo.page, "shiny", 400)
+
+
+def test_shiny_in_r_runs_a_file_of_the_home(
+    site: RunningSite,
+    leo: Visitor,
+    open_one: Callable[..., httpx.Client],
+    picture: Callable[..., None],
+) -> None:
+    _built(site, "r")
+    open_one("shiny-r", **{"application--unlisted-choice": "swirl/app.R"})
+    expect(leo.page.get_by_role("heading", name="Swirled")).to_be_visible(timeout=60_000)
+    leo.page.get_by_label("Who?").fill("Leo")
+    expect(leo.page.get_by_text("Swirled by Leo")).to_be_visible(timeout=60_000)
+    picture(leo.page, "shiny-r", 400)
 
 
 def test_tensorboard_shows_its_page(
