@@ -30,10 +30,9 @@ https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md
 NVIDIA = "nvidia.com/gpu"
 MAX_AGE = 10.0
 
-
-_GPU = re.compile(r"GPU\s+(\d+):\s+(.+?)\s+\(UUID:")
+_GPU = re.compile(r"GPU\s+(\d+):\s+(.+?)\s+\(UUID:\s*([0-9A-Za-z/-]+)\)")
 _SLICE = re.compile(r"\s+MIG\s+(\S+)\s+Device\s+(\d+):\s+\(UUID:\s*([0-9A-Za-z/-]+)\)")
-"""A line of a slice in what ``nvidia-smi -L`` prints, below the line of its GPU.
+"""What ``nvidia-smi -L`` prints: a line for each GPU, and below it one for each of its slices.
 
 https://docs.nvidia.com/datacenter/tesla/mig-user-guide/
 """
@@ -44,38 +43,44 @@ def gpus(folders: tuple[Path, ...] = CDI_FOLDERS) -> dict[str, str]:
     """The machine's GPUs: CDI name → resource, as on Kubernetes; the ``all`` device left out.
 
     A whole GPU is ``nvidia.com/gpu=0``, and so is its resource's name. NVIDIA describes MIG slices
-    as devices of the same kind, ``0:1`` or by UUID, without their profile, which is asked of
-    nvidia-smi: ``nvidia.com/mig-1g.10gb``. What it does not know is left out.
+    as devices of the same kind, ``0:1``, without their profile, which is asked of nvidia-smi:
+    ``nvidia.com/mig-1g.10gb``. Each may be there by its UUID, too, or only by that.
     """
     devices = _described(folders)
-    slices = mig_slices(_smi()) if devices else {}
-    sliced = {name.partition(":")[0] for name in slices if ":" in name}
+    known = nvidia_gpus(_smi()) if any(kind == NVIDIA for kind, _ in devices) else {}
     found = {}
     for kind, name in sorted(devices):
-        if name.isdigit() and not (kind == NVIDIA and name in sliced):
-            found[f"{kind}={name}"] = kind
-        elif kind == NVIDIA and ":" in name and name not in slices:
+        index, resource = name, kind if name.isdigit() else ""
+        if kind == NVIDIA and known:
+            index, resource = known.get(name, (name, ""))
+        if resource and (name == index or (kind, index) not in devices):
+            found[f"{kind}={name}"] = resource
+        elif not resource and ":" in name:
             log.error("The GPU %s is not given out: nvidia-smi -L does not tell its profile", name)
-        elif kind == NVIDIA and name in slices:
-            # As NVIDIA's device plugin for Kubernetes names it.
-            found[f"{kind}={name}"] = "nvidia.com/mig-" + slices[name].replace("+", ".")
     return found
 
 
-def mig_slices(listing: str) -> dict[str, str]:
-    """Profiles of MIG slices by both names that CDI may give them, from ``nvidia-smi -L``.
+def nvidia_gpus(listing: str) -> dict[str, tuple[str, str]]:
+    """Index and resource of what servers can have of ``nvidia-smi -L``, by index and by UUID.
 
-    >>> mig_slices("GPU 0: A100 (UUID: GPU-1)\\n  MIG 1g.10gb  Device  3: (UUID: MIG-2)")
-    {'0:3': '1g.10gb', 'MIG-2': '1g.10gb'}
+    A GPU with slices is given out in slices only. Their resources are named as by NVIDIA's device
+    plugin for Kubernetes.
+
+    >>> nvidia_gpus("GPU 0: A30 (UUID: GPU-1)\\n  MIG 1g.6gb  Device  3: (UUID: MIG-2)")
+    {'0:3': ('0:3', 'nvidia.com/mig-1g.6gb'), 'MIG-2': ('0:3', 'nvidia.com/mig-1g.6gb')}
     """
-    found: dict[str, str] = {}
-    gpu = ""
+    found: dict[str, tuple[str, str]] = {}
+    gpu = uuid = ""
     for line in listing.splitlines():
         if whole := _GPU.match(line):
-            gpu = whole[1]
+            gpu, _, uuid = whole.groups()
+            found |= {gpu: (gpu, NVIDIA), uuid: (gpu, NVIDIA)}
         elif part := _SLICE.match(line):
-            profile, number, uuid = part.groups()
-            found |= {f"{gpu}:{number}": profile, uuid: profile}
+            for name in (gpu, uuid):
+                found.pop(name, None)
+            profile, number, slice_uuid = part.groups()
+            one = (f"{gpu}:{number}", "nvidia.com/mig-" + profile.replace("+", "."))
+            found |= {one[0]: one, slice_uuid: one}
     return found
 
 

@@ -21,7 +21,10 @@ def asked_anew() -> None:
     machine._smi.cache_clear()
 
 
-def test_whole_gpus_are_read_from_every_description_that_can_be_read(tmp_path: Path) -> None:
+def test_whole_gpus_are_read_from_every_description_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "find_program", lambda name: None)
     names = ["0", "1", "1:0", "all"]
     spec = {
         "cdiVersion": "0.5.0",
@@ -74,9 +77,23 @@ def test_slices_are_resources_by_their_profile(
         "nvidia.com/gpu=1:0": "nvidia.com/mig-3g.20gb",
         "nvidia.com/gpu=1:1": "nvidia.com/mig-1g.5gb.me",
     }
-    by_uuid = "MIG-c7384736-a75d-5afc-978f-d2f1294409fd"
-    _describe(tmp_path, "0", by_uuid)
-    assert gpus((tmp_path,))[f"nvidia.com/gpu={by_uuid}"] == "nvidia.com/mig-3g.20gb"
+
+
+def test_what_is_described_by_index_and_uuid_is_there_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stand_in_smi(tmp_path, LISTING, monkeypatch)
+    whole, part = (
+        "GPU-4cf8db2d-06c0-7d70-1a51-e59b25b2c16c",
+        "MIG-c7384736-a75d-5afc-978f-d2f1294409fd",
+    )
+    _describe(tmp_path, "0", whole, "1:0", part)
+    assert list(gpus((tmp_path,))) == ["nvidia.com/gpu=0", "nvidia.com/gpu=1:0"]
+    _describe(tmp_path, whole, part)
+    assert gpus((tmp_path,)) == {
+        f"nvidia.com/gpu={whole}": "nvidia.com/gpu",
+        f"nvidia.com/gpu={part}": "nvidia.com/mig-3g.20gb",
+    }
 
 
 def test_slices_of_which_nothing_is_known_are_left_out(
