@@ -214,7 +214,7 @@ class Installed:
         # A proxy that was started after the hub gets its routes a little later.
         paths = ["/hub/health", *(["/services/binder/versions"] if binder else [])]
         for url in [self.url + path for path in paths]:
-            wait_for(lambda url=url: httpx.get(url, trust_env=False).is_success, 60, 0.5)
+            wait_for(lambda url=url: _is_there(url), 60, 0.5)
 
     @property
     def url(self) -> str:
@@ -244,6 +244,14 @@ class Installed:
     def server_pods(self, person: str) -> list[dict[str, Any]]:
         """The pods of a person's servers."""
         return self.pods(f"component=singleuser-server,hub.jupyter.org/username={person}")
+
+
+def _is_there(url: str) -> bool:
+    """Whether a page can be had; a new Service's port is open a little later than its pods."""
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 def node_address() -> str:
