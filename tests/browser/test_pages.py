@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import Visitor
-from tests.site import RunningSite
+from tests.site import RunningSite, wait_for
 
 # The lowest contrast of any text on the page that can be read, with what it is (WCAG 1.4.3).
 LOWEST_CONTRAST = """
@@ -292,7 +292,9 @@ def test_a_server_that_was_killed_says_so_where_the_person_is(
     uma.go("spawn/uma")
     page.click("#start")
     uma.wait_for_server()
-    site.podman.run("kill", "--signal", "KILL", site.pod("jupyter-uma"))
+    pod = site.pod("jupyter-uma")
+    site.podman.run("kill", "--signal", "KILL", pod)
+    wait_for(lambda: not site.podman.run("ps", "--quiet", "--filter", f"name={pod}").strip(), 20)
     sentence = "Váš server byl násilně ukončen zvenčí. Váš domov zůstal; spusťte server znovu."
     uma.go("home")  # which has the hub look after the server
     expect(uma.card()).to_contain_text(sentence)
