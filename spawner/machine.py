@@ -55,7 +55,7 @@ def gpus(folders: tuple[Path, ...] = CDI_FOLDERS) -> dict[str, str]:
             index, resource = known.get(name, (name, ""))
         if resource and (name == index or (kind, index) not in devices):
             found[f"{kind}={name}"] = resource
-        elif not resource and ":" in name:
+        elif kind == NVIDIA and not resource and ":" in name:
             log.error("The GPU %s is not given out: nvidia-smi -L does not tell its profile", name)
     return found
 

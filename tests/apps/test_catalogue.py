@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from studovna.podman import PodmanError
 from tests.browser.conftest import Visitor
 from tests.site import RunningSite, wait_for
+from tests.support import need_image
 
 from .conftest import container, own, start, stop
 
@@ -101,7 +102,7 @@ def test_shiny_in_r_runs_a_file_of_the_home(
     open_one: Callable[..., httpx.Client],
     picture: Callable[..., None],
 ) -> None:
-    _built(site, "r")
+    need_image(site.podman, "r")
     open_one("shiny-r", **{"application--unlisted-choice": "swirl/app.R"})
     expect(leo.page.get_by_role("heading", name="Swirled")).to_be_visible(timeout=60_000)
     leo.page.get_by_label("Who?").fill("Leo")
@@ -119,20 +120,13 @@ def test_tensorboard_shows_its_page(
     picture(leo.page, "tensorboard", 500)
 
 
-def _built(site: RunningSite, image: str) -> None:
-    try:
-        site.podman.run("image", "exists", f"localhost/studovna/{image}:latest")
-    except PodmanError:
-        pytest.skip(f"the image {image} is not built: make images IMAGES={image}")
-
-
 def test_code_server_has_a_terminal_in_the_home(
     site: RunningSite,
     leo: Visitor,
     open_one: Callable[..., httpx.Client],
     picture: Callable[..., None],
 ) -> None:
-    _built(site, "code-server")
+    need_image(site.podman, "code-server")
     open_one("code-server")
     page = leo.page
     expect(page.get_by_role("treeitem", name="stirring.py")).to_be_visible(timeout=60_000)
@@ -158,7 +152,7 @@ def test_mlflow_keeps_an_experiment(
     open_one: Callable[..., httpx.Client],
     picture: Callable[..., None],
 ) -> None:
-    _built(site, "mlflow")
+    need_image(site.podman, "mlflow")
     client = open_one("mlflow")
     api = "/user/leo/mlflow/api/2.0/mlflow/experiments"
     made = client.post(f"{api}/create", json={"name": "first light"})

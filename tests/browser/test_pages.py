@@ -141,8 +141,9 @@ def test_profiles_are_found_by_a_word_and_say_what_is_here(visit: Callable[..., 
     expect(notebook).to_be_visible()
 
 
-def test_what_does_not_fit_is_said_before(visit: Callable[..., Visitor]) -> None:
-    ida = visit("ida")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_what_does_not_fit_is_said_before(visit: Callable[..., Visitor], width: int) -> None:
+    ida = visit("ida", width=width)
     ida.sign_in()
     # As if other servers of this person had taken all but 1 GB.
     ida.page.route(
@@ -159,6 +160,9 @@ def test_what_does_not_fit_is_said_before(visit: Callable[..., Visitor]) -> None
         "It does not fit: you have 1\N{NO-BREAK SPACE}GB of memory left, and it may use"
         " 2\N{NO-BREAK SPACE}GB. Choose a smaller size or stop a server."
     )
+    # Without scrolling, however long the list is.
+    expect(ida.page.locator("#too-much")).to_be_in_viewport()
+    expect(ida.page.locator("#start")).to_be_in_viewport()
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from tests import kubetools
 from tests.cluster import kube
 from tests.cluster.installed import NO_IMAGE, Installed, installed
 from tests.cluster.kubernetes import settings
-from tests.desktop.saves import SAVES
+from tests.desktop.inside import SAVES
 from tests.support import preparation_state
 
 CLUSTER_IMAGES = ("lab", "builder", "hub", "binder", "dockerfiles", "sidecar", "octave")

@@ -14,16 +14,11 @@ from tests.apps.image import PLAIN, build_plain
 from tests.chart.restricted import broken
 from tests.cluster.installed import Installed, Person
 from tests.cluster.kubernetes import settings
+from tests.desktop.inside import LIST_WINDOWS
 from tests.site import wait_for
 from tests.support import preparation_state
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-TITLES = """
-for window in $(xprop -root _NET_CLIENT_LIST | grep -o '0x[0-9a-f]*'); do
-  xprop -id "$window" -notype _NET_WM_NAME WM_NAME | grep -m 1 -o '".*"'
-done
-"""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +98,18 @@ def test_an_own_application_that_ends_at_once_is_told_with_its_last_words(
 def _windows(release: Installed, person: str) -> str:
     [pod] = release.server_pods(person)
     name = pod["metadata"]["name"]
-    words = ["exec", name, "--container", "notebook", "--", "env", "DISPLAY=:0", "sh", "-c", TITLES]
+    words = [
+        "exec",
+        name,
+        "--container",
+        "notebook",
+        "--",
+        "env",
+        "DISPLAY=:0",
+        "sh",
+        "-c",
+        LIST_WINDOWS,
+    ]
     try:
         return release.kubectl(*words)
     except AssertionError:

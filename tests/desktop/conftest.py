@@ -16,16 +16,11 @@ from studovna.images_cli import PlainReporter
 from studovna.paths import ROOT
 from studovna.podman import PodmanError
 from tests.browser.conftest import Visitor, browser, picture, visit
-from tests.desktop.saves import SAVES
+from tests.desktop.inside import LIST_WINDOWS, SAVES
 from tests.site import RunningSite, running_site, wait_for, why_not
 
 __all__ = ["browser", "picture", "visit"]
 
-LIST_WINDOWS = """
-for window in $(xprop -root _NET_CLIENT_LIST | grep -o '0x[0-9a-f]*'); do
-  echo "$window $(xprop -id "$window" -notype _NET_WM_NAME WM_NAME | grep -m 1 -o '".*"')"
-done
-"""
 MEGABYTE = "Příliš žluťoučký kůň 漢字 🐎\n" * 30_000
 """More than one, in UTF-8."""
 CONNECTED = "document.getElementById('status')?.textContent === 'Connected'"

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from studovna.podman import PodmanError
 from tests.browser.conftest import Visitor
 from tests.desktop.conftest import TITLES, open_desktop, stop
 from tests.site import RunningSite, wait_for
+from tests.support import need_image
 
 
 @pytest.mark.slow
@@ -20,10 +20,7 @@ def test_the_application_opens_its_window(
     visit: Callable[..., Visitor],
     picture: Callable[..., None],
 ) -> None:
-    try:
-        site.podman.run("image", "exists", f"localhost/studovna/{name}:latest")
-    except PodmanError:
-        pytest.skip(f"the image {name} is not built: make images IMAGES={name}")
+    need_image(site.podman, name)
     desktop = open_desktop(visit("eva"), name)
 
     def is_open() -> bool:

@@ -23,6 +23,7 @@ from studovna.system import primary_address
 from tests.browser.conftest import Visitor
 from tests.desktop.conftest import Desktop, open_desktop, stop
 from tests.site import RunningSite, running_site, wait_for, why_not
+from tests.support import need_image
 
 PROGRAMS = {
     "matlab": "R2024b/bin/matlab",
@@ -119,10 +120,7 @@ def _megabytes(desktop: Desktop, path: str) -> int:
 @pytest.mark.slow
 def test_matlab_has_a_page_without_a_desktop(iva: Visitor, picture: Callable[..., None]) -> None:
     site = iva.site
-    try:
-        site.podman.run("image", "exists", "localhost/studovna/matlab:latest")
-    except PodmanError:
-        pytest.skip("the image matlab is not built: make images IMAGES=matlab")
+    need_image(site.podman, "matlab")
     site.start("iva", "page", {"profile": "matlab-page", "where": "browser"})
     iva.sign_in()
     iva.open("/user/iva/page/matlab/")

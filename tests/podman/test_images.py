@@ -14,6 +14,7 @@ from studovna.images import LABEL_NAME, BuildError, build, images_status
 from studovna.paths import ROOT
 from studovna.podman import Podman, PodmanError
 from studovna.text import Text
+from tests.support import need_image
 
 IMAGES = ROOT / "images"
 LAB = "localhost/studovna/lab:latest"
@@ -200,11 +201,7 @@ COMPUTE = {
 
 @pytest.mark.parametrize("name", COMPUTE)
 def test_the_images_for_gpus_compute_on_a_processor(podman: Podman, name: str) -> None:
-    image = f"localhost/studovna/{name}:latest"
-    try:
-        podman.run("image", "exists", image)
-    except PodmanError:
-        pytest.skip(f"the image {name} is not built: make images IMAGES={name}")
+    image = need_image(podman, name)
     said = podman.run(
         "run", "--rm", *RESTRICTED, image, "/opt/venv/bin/python", "-c", COMPUTE[name], timeout=120
     )

@@ -10,7 +10,6 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from .texts import Message, message
 
@@ -118,7 +117,7 @@ def problem(
     if shutil.which(program) is None:
         there = os.path.isabs(program) and os.path.exists(program)
         return message("program-forbidden" if there else "program", title=title, path=program)
-    if application.folder and not Path(application.folder).is_dir():
+    if application.folder and not os.path.isdir(application.folder):
         return message("folder", title=title, path=application.folder)
     silent = silent_servers(application.licences, probe)
     if silent:
@@ -128,10 +127,10 @@ def problem(
 
 def nearest(path: str) -> str:
     """The deepest folder of a path that is there: where the volume ends, or is not mounted."""
-    here = Path(path)
-    while not here.exists() and here != here.parent:
-        here = here.parent
-    return str(here)
+    # Not Path.exists: that raises where a folder above must not be read.
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path
 
 
 class Ends:
